@@ -1,0 +1,62 @@
+"""Codecs for neural-network weights: one definition of every format, the same bits on NumPy, torch and JAX.
+
+>>> import numpy as np, arraycodec as ac
+>>> w = np.random.default_rng(0).standard_normal((4, 256), np.float32)
+>>> enc = ac.encode(w, "nf4")
+>>> ac.decode(enc).shape, enc.bits_per_element
+((4, 256), 4.5)
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from arraycodec.api import Error, decode, empty, encode, error
+    from arraycodec.base import Codec, Encoded, Then
+    from arraycodec.codecs.codebook import Codebook
+    from arraycodec.errors import (
+        ArgumentError,
+        ArrayCodecError,
+        CorruptError,
+        FormatError,
+        LimitError,
+        NonFiniteError,
+        UnknownCodecError,
+        UnsupportedByBackend,
+        VersionError,
+    )
+    from arraycodec.primitives.threads import get_num_threads, set_num_threads
+    from arraycodec.registry import codec
+    from arraycodec.spec import ArraySpec
+
+__version__ = "0.1.0"
+
+# name -> the module that defines it; imported when the name is first used, so that `import arraycodec` and the
+# command line's --help load neither NumPy nor a compiler.
+_HOME = {
+    "Error": "api", "decode": "api", "empty": "api", "encode": "api", "error": "api",
+    "Codec": "base", "Encoded": "base", "Then": "base",
+    "Codebook": "codecs.codebook",
+    "ArgumentError": "errors", "ArrayCodecError": "errors", "CorruptError": "errors", "FormatError": "errors",
+    "LimitError": "errors", "NonFiniteError": "errors", "UnknownCodecError": "errors",
+    "UnsupportedByBackend": "errors", "VersionError": "errors",
+    "get_num_threads": "primitives.threads", "set_num_threads": "primitives.threads",
+    "codec": "registry",
+    "ArraySpec": "spec",
+}  # fmt: skip
+
+__all__ = ["__version__", *_HOME]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'arraycodec' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"arraycodec.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,185 @@
+"""`encode`, `decode`, `error` and `empty` for the arrays of every framework; `validate` for what comes from outside."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from arraycodec import registry
+from arraycodec.base import Codec, Encoded, Given, Planes, Then, part_of
+from arraycodec.errors import ArgumentError, FormatError, NonFiniteError
+from arraycodec.spec import DTYPES, ArraySpec
+
+
+def encode(x: Any, codec: str | Codec, *, given: Given | None = None, check: bool | None = None) -> Encoded:
+    """Encode an array with a codec, or with the scheme of that name.
+
+    x       a NumPy array, torch tensor or JAX array of any shape; it is not changed. Planes are of the same kind and
+            on the same device.
+    given   planes to be taken as they are (scales from a calibration, a user's codebook) and the codec's extra inputs.
+    check   raise NonFiniteError where a lossy codec met NaN or infinity. By default True for values at hand on the
+            CPU; False on other devices, where looking costs a synchronisation; absent while JAX or torch traces.
+
+    >>> import numpy as np, arraycodec as ac
+    >>> ac.encode(np.zeros((2, 64), np.float32), "nf4")
+    Encoded(Codebook(table='nf4', block_size=64, flavour=None, offset=False), float32[2, 64], \
+{codes: uint8[2, 32], absmax: float32[2, 1]})
+    """
+    codec, backend = registry.codec(codec), registry.backend(type(x))
+    spec, given = backend.spec(x), given or {}
+    codec.supports(spec)
+    _check_given(backend, codec, spec, given)
+    planes = backend.encode(x, codec, given)
+    encoded = Encoded(codec, spec, planes)
+    if check or (check is None and backend.concrete(x)):
+        check_finite(encoded)
+    return encoded
+
+
+def decode(encoded: Encoded, *, out: Any = None, dtype: str | None = None, given: Given | None = None) -> Any:
+    """The array that `encoded` stands for: of the framework, on the device, with the shape and dtype it came from.
+
+    out     an array to write into and return: writable, C-contiguous, exactly of the spec's shape and dtype; its
+            content is unspecified after an error.
+    dtype   decode to this dtype instead, rounding once from float32; a lossless codec refuses it.
+    given   the extra inputs that the codec declares.
+
+    >>> import numpy as np, arraycodec as ac
+    >>> x = np.array([[-1.0, 0.0, 0.5, 1.0]], np.float32)
+    >>> ac.decode(ac.encode(x, ac.Codebook("nf4", block_size=4)))
+    array([[-1.       ,  0.       ,  0.44070983,  1.       ]], dtype=float32)
+    """
+    codec, spec = encoded.codec, encoded.spec
+    if dtype is not None and dtype != spec.dtype:
+        if codec.lossless:
+            raise ArgumentError(f"decode: {codec} is lossless and gives {spec.dtype} only, got dtype={dtype!r}")
+        spec = replace(spec, dtype=dtype)
+        codec.supports(spec)
+    validate(encoded)
+    backend = registry.backend(type(next(iter(encoded.planes.values()))))
+    batch = encoded.batch_shape
+    if not batch:
+        return backend.decode(codec, encoded.planes, spec, given or {}, out)
+    if out is not None:
+        raise ArgumentError(f"decode: out is not supported for planes with leading axes {list(batch)}")
+    # The planes of each element lie one after another, whatever the axes are called.
+    flat = {n: p.reshape(-1, *p.shape[len(batch) :]) for n, p in encoded.planes.items()}
+    one = (
+        backend.decode(codec, {n: p[i] for n, p in flat.items()}, spec, given or {}, None)
+        for i in range(math.prod(batch))
+    )
+    if not math.prod(batch):
+        return backend.empty(replace(spec, shape=batch + spec.shape))
+    return backend.stack(list(one), batch)
+
+
+def validate(encoded: Encoded) -> None:
+    """Raise FormatError unless the planes are those that the codec's contract states for this spec."""
+    specs = encoded.codec.planes(encoded.spec)
+    if set(encoded.planes) != set(specs):
+        raise FormatError(f"{encoded.codec.name}: planes must be {list(specs)}, got {list(encoded.planes)}")
+    batch = encoded.batch_shape
+    for name, want in specs.items():
+        plane = encoded.planes[name]
+        got = registry.backend(type(plane)).spec(plane)
+        leading, own = got.shape[: len(batch)], got.shape[len(batch) :]
+        fits = len(own) == len(want.shape) and all(w in (None, g) for w, g in zip(want.shape, own, strict=True))
+        if got.dtype != want.dtype or leading != batch or not fits:
+            raise FormatError(
+                f"{encoded.codec.name}: plane {name!r} must be {want.dtype}{list(batch + want.shape)}, "
+                f"got {got.dtype}{list(got.shape)}"
+            )
+
+
+def check_finite(encoded: Encoded) -> None:
+    """Raise NonFiniteError where a scale is NaN: its block held NaN or infinity when it was encoded."""
+    codec, planes, spec = encoded.codec, encoded.planes, encoded.spec
+    if isinstance(codec, Then):
+        outer = codec.outer.planes(spec)
+        own = {name: plane for name, plane in planes.items() if name in outer}
+        check_finite(Encoded(codec.outer, spec, own))
+        for plane, part in codec.parts:
+            check_finite(Encoded(part, outer[plane], part_of(planes, plane)))
+    elif codec.scale in planes:
+        scales = to_numpy(planes[codec.scale])
+        if count := int(np.isnan(scales).sum()):
+            raise NonFiniteError(
+                f"{codec.name}: input must be finite, got NaN or infinity in {count} of {scales.size} blocks, first "
+                f"at block {int(np.flatnonzero(np.isnan(scales))[0])}; check=False stores such blocks as NaN"
+            )
+
+
+def to_numpy(x: Any) -> np.ndarray:
+    """Any array as a NumPy array with the same bits, copied to the host where it is elsewhere."""
+    return registry.backend(type(x)).to_numpy(x)
+
+
+def empty(like: ArraySpec | Encoded, *, framework: str = "numpy", device: Any = None) -> Any:
+    """An uninitialised array fit for `decode(..., out=)`: right spec, contiguous, aligned to 64 bytes on the CPU."""
+    return registry.framework(framework).empty(like.spec if isinstance(like, Encoded) else like, device)
+
+
+@dataclass(frozen=True)
+class Error:
+    """How far a decoded array is from the original, computed in float64 over the finite elements of the original."""
+
+    mae: float  # mean absolute error
+    rmse: float  # root of the mean squared error
+    max_abs: float  # largest absolute error
+    snr_db: float  # 10 log10(sum of squares / sum of squared errors); infinite where they are equal
+    bits_per_element: float
+
+
+def error(x: Any, encoded: Encoded) -> Error:
+    """What encoding `x` lost; arrays on other devices are copied to the host.
+
+    >>> import numpy as np, arraycodec as ac
+    >>> x = np.random.default_rng(0).standard_normal((64, 64), np.float32)
+    >>> round(ac.error(x, ac.encode(x, "nf4")).mae, 3)
+    0.072
+    """
+    original, decoded = to_numpy(x), to_numpy(decode(encoded))
+    if original.shape != decoded.shape:
+        raise ArgumentError(f"error: x must have shape {list(decoded.shape)}, got {list(original.shape)}")
+    count, absolute, squared, power, largest = 0, 0.0, 0.0, 0.0, 0.0
+    a, b = original.reshape(-1), decoded.reshape(-1)
+    for start in range(0, a.size, 1 << 20):  # float64 copies of a piece at a time
+        piece = a[start : start + (1 << 20)].astype(np.float64)
+        keep = np.isfinite(piece)
+        piece, away = piece[keep], piece[keep] - b[start : start + (1 << 20)].astype(np.float64)[keep]
+        count += piece.size
+        absolute += float(np.abs(away).sum())
+        squared += float(away @ away)
+        power += float(piece @ piece)
+        largest = max(largest, float(np.abs(away).max(initial=0.0)))
+    snr = math.inf if squared == 0 else 10 * math.log10(power / squared) if power else -math.inf
+    n = max(count, 1)
+    return Error(absolute / n, math.sqrt(squared / n), largest, snr, encoded.bits_per_element)
+
+
+def _check_given(backend: Any, codec: Codec, spec: ArraySpec, given: Given) -> None:
+    specs, inputs = codec.planes(spec), _inputs(codec)
+    if isinstance(codec, Then):
+        specs = codec.outer.planes(spec) | specs
+    for name, plane in given.items():
+        if name not in specs and name not in inputs:
+            raise ArgumentError(f"{codec.name}: given may hold {[*specs, *inputs]}, got {name!r}")
+        if name in specs:
+            got, want = backend.spec(plane), specs[name]
+            if got.dtype != want.dtype or (want.fixed and got.shape != want.shape):
+                raise ArgumentError(
+                    f"{codec.name}: given plane {name!r} must be {want.dtype}{list(want.shape)}, "
+                    f"got {got.dtype}{list(got.shape)}"
+                )
+
+
+def _inputs(codec: Codec) -> tuple[str, ...]:
+    if isinstance(codec, Then):
+        return _inputs(codec.outer) + tuple(f"{p}.{name}" for p, part in codec.parts for name in _inputs(part))
+    return codec.inputs
+
+
+__all__ = ["DTYPES", "Error", "Planes", "check_finite", "decode", "empty", "encode", "error", "to_numpy", "validate"]

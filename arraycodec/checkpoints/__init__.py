@@ -1,0 +1,1 @@
+"""Whole checkpoints: which codec for which tensor, compress, decompress, info, verify, diff."""

@@ -1,0 +1,1 @@
+"""One file per codec family; codecs compose through `Then` and never import each other."""

@@ -1,0 +1,405 @@
+"""`Codebook`: a table of floats times one float32 scale per block (nf4, fp4, bitsandbytes' 8-bit maps, user tables).
+
+The specification is docs/format/codebook.md; the kernels below are its pseudo-code and the fast CPU implementation.
+Encoding a block, in the order in which every backend does it:
+    1  widen to float32 bits, reading elements with exponent field 0 as +0;
+    2  absmax = integer maximum of bits & 0x7fffffff;
+    3  absmax NaN or infinite -> the canonical NaN; absmax < 2^-100 -> 0; in both cases all codes are the zero code;
+    4  absmax >= 2^126: lower the exponents of absmax and elements by 4, so that the reciprocal is a normal number;
+    5  y = x * recip_rn(absmax), one rounding;
+    6  the rank of y is the number of bounds strictly below it; the code is codes[rank].
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from arraycodec.base import Codec, Fetch, Given, Planes
+from arraycodec.errors import ArgumentError, CorruptError
+from arraycodec.primitives import codebooks
+from arraycodec.primitives.blocks import block_length, check_block_size, codes_spec, scales_spec, tree_sum
+from arraycodec.primitives.floats import (
+    BFLOAT16,
+    BIG_SCALE,
+    FLOAT32,
+    INFINITY,
+    KINDS,
+    LOWER,
+    MAGNITUDE,
+    MIN_SCALE,
+    NAN,
+    as_bits,
+    as_float,
+    bfloat16_to_float32,
+    flushed,
+    half_to_float32,
+    narrow,
+    recip_rn,
+)
+from arraycodec.primitives.jit import inlined, kernel
+from arraycodec.primitives.memory import bits, empty
+from arraycodec.primitives.threads import split
+from arraycodec.spec import ArraySpec, spec_of
+
+RUN = 4096  # elements in flight: a run and its codes stay in the first-level cache
+
+
+@dataclass(frozen=True)
+class Codebook(Codec):
+    """Blockwise absmax quantisation to a table of 16 or 256 floats, in bitsandbytes' layout.
+
+    table       "nf4", "fp4", "dynamic", or "user4"/"user8": then `given={"codebook": values}` holds the rising
+                float32 table (and `bounds`, if they are not the midpoints), which becomes a plane.
+    block_size  elements of the flattened array per scale; None is one scale for the whole array.
+    flavour     None, or "bnb-cpu" for the codes that bitsandbytes' CPU kernel chooses (fp4).
+    offset      subtract the mean first, and keep it as the plane `offset`: bitsandbytes' nested statistics.
+
+    Arrays are float32, bfloat16 or float16 of any shape. Planes: `codes` uint8 (4-bit codes two to a byte, the first
+    in the high nibble), `absmax` float32, and `codebook`, `offset` where the parameters ask for them.
+
+    >>> import numpy as np, arraycodec as ac
+    >>> enc = ac.encode(np.linspace(-1, 1, 128, dtype=np.float32), ac.Codebook("nf4", block_size=64))
+    >>> enc.planes["absmax"].tolist(), bytes(enc.planes["codes"][:3]).hex()
+    ([1.0, 1.0], '000000')
+    """
+
+    name: ClassVar[str] = "codebook"
+    dtypes: ClassVar[tuple[str, ...]] = tuple(KINDS)
+    inputs: ClassVar[tuple[str, ...]] = ("bounds",)
+    scale: ClassVar[str | None] = "absmax"
+
+    table: str = "nf4"
+    block_size: int | None = 64
+    flavour: str | None = None
+    offset: bool = False
+
+    def __post_init__(self) -> None:
+        if self.table not in codebooks.NAMES:
+            raise self.fail("table", f"one of {', '.join(codebooks.NAMES)}", self.table)
+        if self.flavour not in codebooks.flavours(self.table):
+            allowed = ", ".join(map(repr, codebooks.flavours(self.table)))
+            raise self.fail(f"flavour of {self.table}", allowed, self.flavour)
+        check_block_size(f"codebook {self.table}", self.block_size)
+        if not isinstance(self.offset, bool):
+            raise self.fail("offset", "True or False", self.offset)
+
+    @property
+    def bits(self) -> int:
+        """The width of a code."""
+        return codebooks.USER.get(self.table) or codebooks.table(self.table, self.flavour).bits
+
+    def planes(self, spec: ArraySpec) -> dict[str, ArraySpec]:
+        planes = {
+            "codes": codes_spec(spec, self.block_size, self.bits),
+            "absmax": scales_spec(spec, self.block_size, self.bits),
+        }
+        if self.table in codebooks.USER:
+            planes["codebook"] = ArraySpec((1 << self.bits,), "float32")
+        if self.offset:
+            planes["offset"] = ArraySpec((), "float32")
+        return planes
+
+    def tables(self, planes: Given) -> codebooks.Table:
+        """The table in force: a built-in one, or the user's among the planes (or `given`)."""
+        if self.table not in codebooks.USER:
+            return codebooks.table(self.table, self.flavour)
+        if "codebook" not in planes:
+            raise ArgumentError(f"codebook {self.table}: given must hold the plane 'codebook', got {sorted(planes)}")
+        return codebooks.user_table(planes["codebook"], planes.get("bounds"))
+
+    def encode(self, x: np.ndarray, given: Given | None = None) -> Planes:
+        given, spec = given or {}, spec_of(x)
+        self.supports(spec)
+        table, specs = self.tables(given), self.planes(spec)
+        if self.table in codebooks.USER:
+            self._check_table(table, ArgumentError)
+        planes: Planes = {name: given[name] for name in specs if name in given}
+        if self.offset:
+            x = np.asarray(x, np.float32)
+            planes.setdefault("offset", mean(x))
+            with np.errstate(invalid="ignore", over="ignore"):
+                x = x - planes["offset"]
+        source, kind = bits(x), KINDS[spec_of(x).dtype]
+        codes, absmax = empty(specs["codes"]), planes.get("absmax")
+        block = block_length(spec, self.block_size)
+        known = absmax is not None or self.block_size is None
+        scales = empty(specs["absmax"]) if absmax is None else np.ascontiguousarray(absmax, np.float32)
+        words = scales.reshape(-1).view(np.uint32)
+        if absmax is None and self.block_size is None:
+            words[0] = _absmax_of_all(source, kind)
+        # A range of elements starts at a whole block, or anywhere where the one scale is known, and at a whole byte.
+        unit = block if block % 2 == 0 or self.bits == 8 else 2 * block
+        unit = min(unit, 2 * RUN) if self.block_size is None else unit
+
+        def work(first: int, last: int) -> None:
+            stop = min(last * unit, source.size)
+            encode_range(
+                source, kind, block, known, words, codes.reshape(-1), self.bits,
+                table.bounds, table.codes, table.steps, np.uint8(table.zero), first * unit, stop,
+            )  # fmt: skip
+
+        split(work, -(-source.size // unit), source.size)
+        return {name: {**planes, "codes": codes, "absmax": scales}[name] for name in specs}
+
+    def decode(
+        self, planes: Planes, spec: ArraySpec, given: Given | None = None, out: np.ndarray | None = None
+    ) -> np.ndarray:
+        out = empty(spec) if out is None else out
+        target, kind = out.reshape(-1).view(f"u{out.dtype.itemsize}"), KINDS[spec.dtype]
+        codes = np.ascontiguousarray(planes["codes"]).reshape(-1)
+        scales = np.ascontiguousarray(planes["absmax"]).reshape(-1).view(np.uint32)
+        values = np.ascontiguousarray(self.tables(planes).values)
+        offset = np.float32(planes["offset"]) if self.offset else np.float32(0)
+        block = block_length(spec, self.block_size)
+
+        def work(first: int, last: int) -> None:
+            decode_range(
+                codes, scales, values, offset, self.offset, target, kind, block, self.bits,
+                2 * first, min(2 * last, target.size),
+            )  # fmt: skip
+
+        split(work, -(-target.size // 2), target.size)
+        return out
+
+    def read(self, fetch: Fetch, spec: ArraySpec, start: int, stop: int) -> np.ndarray:
+        """Whole blocks around the range, an even number of them, so that the codes start at a byte."""
+        if start >= stop:
+            return empty(ArraySpec((0,), spec.dtype))
+        block = block_length(spec, self.block_size)
+        unit = 2 * block if self.block_size else 2
+        first, last = start // unit * unit, min(-(-stop // unit) * unit, spec.size)
+        part = ArraySpec((last - first,), spec.dtype)
+        blocks = slice(first // block, -(-last // block)) if self.block_size else slice(0, 1)
+        pieces = {"codes": slice(first * self.bits // 8, -(-last * self.bits // 8)), "absmax": blocks}
+        planes = {name: fetch(name, pieces.get(name, slice(None))) for name in self.planes(spec)}
+        planes = {name: planes[name].reshape(s.known_shape) for name, s in self.planes(part).items()}
+        return self.decode(planes, part)[start - first : stop - first]
+
+    def check(self, planes: Planes, spec: ArraySpec) -> None:
+        if self.table in codebooks.USER:
+            self._check_table(self.tables(planes), CorruptError)
+
+    def _check_table(self, table: codebooks.Table, error: type[Exception]) -> None:
+        """A user's table is rising; what is not zero in it keeps a product with any allowed scale normal."""
+        for name, entries, size in (("codebook", table.values, 1 << self.bits), ("bounds", table.bounds, None)):
+            size = size or (1 << self.bits) - 1
+            magnitude = np.abs(entries[entries != 0])
+            if entries.shape != (size,):
+                raise error(f"codebook {self.table}: {name} must have shape ({size},), got {entries.shape}")
+            if not (np.isfinite(entries).all() and (np.diff(entries) > 0).all()):
+                raise error(f"codebook {self.table}: {name} must be finite and strictly rising, got {entries}")
+            if ((magnitude < codebooks.MIN_ENTRY) | (magnitude > codebooks.MAX_ENTRY)).any():
+                raise error(f"codebook {self.table}: {name} must be 0 or in 2^-24..2^24 in magnitude, got {entries}")
+
+
+def mean(x: np.ndarray) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """The mean as float32, by halves and a reciprocal; 0 where it is not finite."""
+    if not x.size:
+        return np.zeros((), np.float32)
+    count = np.array(x.size, np.float32).view(np.uint32)
+    with np.errstate(over="ignore", invalid="ignore"):
+        value = tree_sum(x.reshape(-1)) * np.float32(as_float(recip_rn(count[()])))
+    return np.array(value if np.isfinite(value) else 0, np.float32)
+
+
+def _absmax_of_all(source: np.ndarray, kind: int) -> np.uint32:
+    """Steps 1 to 3 for one block that is the whole array, in threads."""
+    units = -(-source.size // RUN)
+    found = np.zeros(max(units, 1), np.uint32)
+
+    def work(first: int, last: int) -> None:
+        absmax_runs(source, kind, found, first, last)
+
+    split(work, units, source.size)
+    return np.uint32(stored_scale(found.max()))
+
+
+@inlined
+def load(source, kind, start, count, run):
+    """Step 1."""
+    piece = source[start : start + count]
+    if kind == FLOAT32:  # one loop per kind: the compiler vectorises each
+        for i in range(count):
+            run[i] = flushed(np.uint32(piece[i]))
+    elif kind == BFLOAT16:
+        for i in range(count):
+            run[i] = flushed(bfloat16_to_float32(np.uint32(piece[i])))
+    else:
+        for i in range(count):
+            run[i] = half_to_float32(np.uint32(piece[i]))  # never subnormal
+
+
+@inlined
+def largest(run, count):
+    """Step 2."""
+    m = np.uint32(0)
+    for i in range(count):
+        m = max(m, np.uint32(run[i] & MAGNITUDE))
+    return m
+
+
+@inlined
+def stored_scale(absmax):
+    """Step 3."""
+    if absmax >= INFINITY:
+        return NAN
+    return absmax if absmax >= MIN_SCALE else np.uint32(0)
+
+
+@kernel
+def absmax_runs(source, kind, found, first, last):
+    """The largest magnitude of each run of RUN elements."""
+    run = np.empty(RUN, np.uint32)
+    for k in range(first, last):
+        count = min(RUN, source.size - k * RUN)
+        load(source, kind, k * RUN, count, run)
+        found[k] = largest(run, count)
+
+
+@kernel
+def encode_range(source, kind, block, known, absmax, codes, bits, bounds, order, steps, zero, start, stop):
+    """Encode the elements start..stop, which share no byte of `codes` and no unknown scale with another range."""
+    run = np.empty(min(block, RUN), np.uint32)
+    ranks = np.empty(run.size, np.uint8)
+    at = start
+    while at < stop:
+        b = at // block
+        end = min((b + 1) * block, stop)
+        if not known:
+            u = np.uint32(0)
+            for lo in range(at, end, run.size):
+                load(source, kind, lo, min(run.size, end - lo), run)
+                u = max(u, largest(run, min(run.size, end - lo)))
+            absmax[b] = stored_scale(u)
+        for lo in range(at, end, run.size):
+            count = min(run.size, end - lo)
+            if known or end - at > run.size:  # otherwise the whole block is still in `run`
+                load(source, kind, lo, count, run)
+            encode_run(run[:count], absmax[b], ranks[:count], bits, bounds, order, steps, zero)
+            store_codes(ranks[:count], codes, bits, lo, zero)
+        at = end
+
+
+@inlined
+def encode_run(run, absmax, codes, bits, bounds, order, steps, zero):
+    """Steps 4 to 6 for elements that share a scale."""
+    if absmax >= INFINITY or absmax < MIN_SCALE:
+        codes[:] = zero
+        return
+    if absmax >= BIG_SCALE:
+        absmax = np.uint32(absmax - LOWER)
+        for i in range(run.size):
+            u = run[i]
+            run[i] = np.uint32(u - LOWER) if (u & INFINITY) > LOWER else np.uint32(0)
+    y = run.view(np.float32)
+    inverse = as_float(recip_rn(absmax))
+    if bits == 4:
+        rank16(y, inverse, codes, bounds, steps, order[0])
+    else:
+        for i in range(run.size):
+            codes[i] = order[rank256(y[i] * inverse, bounds)]
+
+
+@inlined
+def rank16(y, inverse, codes, b, s, first):
+    """Step 6 with 15 bounds, free of branches: the code is the first one plus a step for each bound below y."""
+    # Scalars, not b[k] in the loop: the compiler cannot know that writing codes[i] leaves b and s alone.
+    b0, b1, b2, b3, b4, b5, b6, b7 = b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]
+    b8, b9, b10, b11, b12, b13, b14 = b[8], b[9], b[10], b[11], b[12], b[13], b[14]
+    s0, s1, s2, s3, s4, s5, s6, s7 = s[0], s[1], s[2], s[3], s[4], s[5], s[6], s[7]
+    s8, s9, s10, s11, s12, s13, s14 = s[8], s[9], s[10], s[11], s[12], s[13], s[14]
+    o = np.uint8(0)
+    for i in range(y.size):
+        v = np.float32(y[i] * inverse)
+        low = (s0 if v > b0 else o) + (s1 if v > b1 else o) + (s2 if v > b2 else o) + (s3 if v > b3 else o)
+        mid = (s4 if v > b4 else o) + (s5 if v > b5 else o) + (s6 if v > b6 else o) + (s7 if v > b7 else o)
+        top = (s8 if v > b8 else o) + (s9 if v > b9 else o) + (s10 if v > b10 else o) + (s11 if v > b11 else o)
+        codes[i] = np.uint8(
+            first + low + mid + top + (s12 if v > b12 else o) + (s13 if v > b13 else o) + (s14 if v > b14 else o)
+        )
+
+
+@inlined
+def rank256(y, bounds):
+    """Step 6 with 255 bounds, by halving."""
+    rank = 0
+    for step in (128, 64, 32, 16, 8, 4, 2, 1):
+        if y > bounds[rank + step - 1]:
+            rank += step
+    return rank
+
+
+@inlined
+def store_codes(codes, packed, bits, start, zero):
+    """Pack codes that begin at element `start`; 4 bits: an even element is the high nibble of its byte."""
+    n = codes.size
+    if bits == 8:
+        packed[start : start + n] = codes
+        return
+    first = start & 1
+    if first:  # an odd block ended in the middle of this byte
+        packed[start >> 1] = np.uint8((packed[start >> 1] & np.uint8(0xF0)) | codes[0])
+    pairs = (n - first) >> 1
+    target = packed[(start + first) >> 1 : ((start + first) >> 1) + pairs]
+    if first:
+        for i in range(pairs):
+            target[i] = np.uint8((codes[2 * i + 1] << np.uint8(4)) | codes[2 * i + 2])
+    else:  # two codes at once as a little-endian word: this form vectorises
+        words = codes[: 2 * pairs].view(np.uint16)
+        for i in range(pairs):
+            target[i] = np.uint8((words[i] << np.uint16(4)) | (words[i] >> np.uint16(8)))
+    if (n - first) & 1:
+        packed[(start + n) >> 1] = np.uint8((codes[n - 1] << np.uint8(4)) | zero)
+
+
+@inlined
+def used_scale(scale):
+    """A stored scale as decoding uses it: the canonical NaN where it is not finite, 0 where it is below 2^-100."""
+    magnitude = np.uint32(scale & MAGNITUDE)
+    if magnitude >= INFINITY:
+        return NAN
+    return np.uint32(scale) if magnitude >= MIN_SCALE else np.uint32(0)
+
+
+@inlined
+def decoded(value, scale, offset, has_offset, kind):
+    """One element: value * scale (+ offset), each rounded once, as bits of the array's dtype; a zero is +0."""
+    u = as_bits(value * scale)
+    if has_offset:
+        p = as_float(flushed(u))
+        u = as_bits(p + offset)
+    u = flushed(u)
+    return narrow(NAN if (u & MAGNITUDE) > INFINITY else u, kind)
+
+
+@kernel
+def decode_range(codes, scales, values, offset, has_offset, out, kind, block, bits, start, stop):
+    """Decode the elements start..stop; `start` is even."""
+    entries = np.empty(values.size, out.dtype)
+    at = start
+    while at < stop:
+        b = at // block
+        end = min((b + 1) * block, stop)
+        scale = as_float(used_scale(scales[b]))
+        if bits == 4:
+            for k in range(16):
+                entries[k] = decoded(values[k], scale, offset, has_offset, kind)
+            first = at & 1
+            if first:
+                out[at] = entries[codes[at >> 1] & np.uint8(15)]
+            pairs = (end - at - first) >> 1
+            source = codes[(at + first) >> 1 : ((at + first) >> 1) + pairs]
+            target = out[at + first : at + first + 2 * pairs]
+            for i in range(pairs):
+                v = source[i]
+                target[2 * i] = entries[v >> np.uint8(4)]
+                target[2 * i + 1] = entries[v & np.uint8(15)]
+            if (end - at - first) & 1:
+                out[end - 1] = entries[codes[(end - 1) >> 1] >> np.uint8(4)]
+        else:
+            for i in range(at, end):
+                out[i] = decoded(values[codes[i]], scale, offset, has_offset, kind)
+        at = end

@@ -1,0 +1,1 @@
+"""What codecs are built from: bits, floats, blocks, codebooks, threads, compiled kernels. No codec is known here."""

@@ -1,0 +1,59 @@
+"""Blocks: consecutive elements of the flattened array that share a scale, and the shapes their planes have."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from arraycodec.errors import ArgumentError
+from arraycodec.spec import ArraySpec
+
+
+def check_block_size(codec: str, block_size: int | None) -> None:
+    """Raise unless `block_size` is a positive int, or None for one block that is the whole array."""
+    if block_size is not None and (isinstance(block_size, bool) or not isinstance(block_size, int) or block_size < 1):
+        raise ArgumentError(f"{codec}: block_size must be an integer >= 1 or None (whole tensor), got {block_size!r}")
+
+
+def block_length(spec: ArraySpec, block_size: int | None) -> int:
+    """Elements per block: `block_size`, or the size of the whole array (at least 1)."""
+    return block_size or max(spec.size, 1)
+
+
+def keeps_axes(spec: ArraySpec, block_size: int | None, bits: int) -> bool:
+    """Whether the planes keep the leading axes, because every row is whole blocks and whole bytes.
+
+    The bytes are the same as those of flat planes; but a row of the array is a row of its planes, and a shard too.
+    """
+    columns = spec.shape[-1] if spec.shape else None
+    return columns is not None and columns % (block_size or 1) == 0 and columns * bits % 8 == 0
+
+
+def codes_spec(spec: ArraySpec, block_size: int | None, bits: int) -> ArraySpec:
+    """uint8 plane of packed codes: `(..., columns * bits / 8)`, or flat and rounded up to a byte."""
+    if keeps_axes(spec, block_size, bits):
+        *rows, columns = spec.known_shape
+        return ArraySpec((*rows, columns * bits // 8), "uint8")
+    return ArraySpec((-(-spec.size * bits // 8),), "uint8")
+
+
+def scales_spec(spec: ArraySpec, block_size: int | None, bits: int, dtype: str = "float32") -> ArraySpec:
+    """Plane of one scale per block: `(..., columns / block)`, flat where `codes` is flat, `(1,)` for one block."""
+    if block_size is None:
+        return ArraySpec((1,), dtype)
+    if keeps_axes(spec, block_size, bits):
+        *rows, columns = spec.known_shape
+        return ArraySpec((*rows, columns // block_size), dtype)
+    return ArraySpec((-(-spec.size // block_size),), dtype)
+
+
+def tree_sum(x: np.ndarray) -> np.float32:
+    """The float32 sum by halves: zero-padded to a power of two, the upper half is added to the lower until one is left.
+
+    The order is fixed, so every backend gets the same bits; a plain `sum` depends on threads and vector width.
+    """
+    size = 1 << max(x.size - 1, 0).bit_length()
+    x = np.concatenate([x, np.zeros(size - x.size, np.float32)])
+    with np.errstate(over="ignore", invalid="ignore"):
+        while x.size > 1:
+            x = x[: x.size // 2] + x[x.size // 2 :]
+    return x[0]

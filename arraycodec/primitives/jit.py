@@ -1,0 +1,66 @@
+"""`kernel`: Numba kernels that cost nothing until they are first called.
+
+Importing Numba takes longer than importing NumPy, and a run that only reads headers needs neither compiler nor
+kernels. A decorated function is compiled at its first call, with an on-disk cache where a folder is writable.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import types
+from collections.abc import Callable, Iterator
+from functools import cached_property
+from typing import Any
+
+
+class Kernel:
+    """A function that Numba compiles when it is first called; `py_func` is the Python it was written as."""
+
+    def __init__(self, py_func: Callable[..., Any], inline: bool) -> None:
+        self.py_func = py_func
+        self.inline = inline
+        self.__doc__ = py_func.__doc__
+
+    def __call__(self, *args: Any) -> Any:
+        return self.compiled(*args)
+
+    @cached_property
+    def compiled(self) -> Callable[..., Any]:
+        """The Numba dispatcher (plain Python where NUMBA_DISABLE_JIT is set)."""
+        import numba
+
+        helpers = {name: kernel.compiled for name, kernel in self._helpers()}
+        namespace = self.py_func.__globals__ | helpers
+        source = types.FunctionType(self.py_func.__code__, namespace, self.py_func.__name__, self.py_func.__defaults__)
+        # Numba's cache notices a change of this function's file, not of a helper's: so the helpers' code is part
+        # of the name under which the compiled function is kept.
+        source.__qualname__ = f"{self.py_func.__qualname__}_{self.digest}"
+        source.__module__ = self.py_func.__module__
+        options = {"error_model": "numpy", "nogil": True, "forceinline": self.inline}
+        try:
+            return numba.njit(source, cache=True, **options)
+        except RuntimeError:  # no folder is writable: compile anew in each process
+            return numba.njit(source, **options)
+
+    @cached_property
+    def digest(self) -> str:
+        """A hash of the code of this kernel and of all it calls."""
+        code = self.py_func.__code__
+        text = repr((code.co_code, code.co_consts)) + "".join(kernel.digest for _, kernel in self._helpers())
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    def _helpers(self) -> Iterator[tuple[str, Kernel]]:
+        for name in self.py_func.__code__.co_names:
+            value = self.py_func.__globals__.get(name)
+            if isinstance(value, Kernel):
+                yield name, value
+
+
+def kernel(py_func: Callable[..., Any]) -> Kernel:
+    """Compile at first call: no fastmath, no Python exceptions for divisions, the GIL released."""
+    return Kernel(py_func, inline=False)
+
+
+def inlined(py_func: Callable[..., Any]) -> Kernel:
+    """Like `kernel`, and inlined into the kernels that call it."""
+    return Kernel(py_func, inline=True)

@@ -1,0 +1,130 @@
+"""Names: of codecs (what files hold), of schemes (codec values with a name), of backends (who owns an array type).
+
+Look-up is always a dictionary or an installed entry point; a name from a file is never imported.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Callable, Iterable
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+from arraycodec.base import Codec, Then
+from arraycodec.codecs.codebook import Codebook
+from arraycodec.errors import ArgumentError, FormatError, UnknownCodecError, UnsupportedByBackend, VersionError
+
+CODECS: dict[str, type[Codec]] = {cls.name: cls for cls in (Codebook,)}
+
+_NESTED = Codebook("dynamic", block_size=256, offset=True)  # bitsandbytes' statistics of statistics
+SCHEMES: dict[str, Codec] = {
+    "nf4": Codebook("nf4"),
+    "fp4": Codebook("fp4"),
+    "dynamic": Codebook("dynamic"),
+    "nf4-double": Then(Codebook("nf4"), absmax=_NESTED),
+    "fp4-double": Then(Codebook("fp4"), absmax=_NESTED),
+}
+
+
+def codec(name: str | Codec, **params: Any) -> Codec:
+    """The codec of a scheme's name or of a codec's name; `params` replace its parameters.
+
+    >>> codec("nf4", block_size=128)
+    Codebook(table='nf4', block_size=128, flavour=None, offset=False)
+    """
+    if isinstance(name, Codec):
+        found = name
+    elif not isinstance(name, str):
+        raise ArgumentError(f"codec: must be a scheme's name or a Codec, got {name!r}")
+    elif name in SCHEMES:
+        found = SCHEMES[name]
+    else:
+        return _codec_class(name, SCHEMES)(**params)
+    return _replace(found, params) if params else found
+
+
+def from_json(data: Any) -> Codec:
+    """The codec that `Codec.to_json` wrote; FormatError or VersionError where it is not one we know."""
+    if not isinstance(data, dict) or not isinstance(data.get("name"), str):
+        raise FormatError(f"codec: must be an object with a string 'name', got {data!r:.100}")
+    params = {key: value for key, value in data.items() if key != "name"}
+    if data["name"] == Then.name:
+        if set(params) != {"outer", "parts"} or not isinstance(params["parts"], dict):
+            raise FormatError(f"codec then: must have 'outer' and an object 'parts', got {sorted(params)}")
+        parts = tuple((plane, from_json(part)) for plane, part in params["parts"].items())
+        return _checked(lambda: Then(from_json(params["outer"]), parts))
+    try:
+        cls = _codec_class(data["name"], ())
+    except UnknownCodecError as error:
+        raise VersionError(f"{error}; a newer arraycodec or another package may provide it") from None
+    return _checked(lambda: cls.from_params(params))
+
+
+def _checked(make: Callable[[], Codec]) -> Codec:
+    try:
+        return make()
+    except FormatError:
+        raise
+    except (ArgumentError, TypeError) as error:  # a bad parameter is the caller's fault only outside a file
+        raise FormatError(f"codec: {error}") from None
+
+
+def _replace(found: Codec, params: dict[str, Any]) -> Codec:
+    from dataclasses import replace
+
+    if isinstance(found, Then):
+        return Then(_replace(found.outer, params), found.parts)
+    try:
+        return replace(found, **params)
+    except TypeError as error:
+        raise ArgumentError(f"codec {found.name}: {error}") from None
+
+
+def _codec_class(name: str, also: Iterable[str]) -> type[Codec]:
+    if name in CODECS:
+        return CODECS[name]
+    found = _entry_points("arraycodec.codecs")
+    if name in found:
+        return found[name].load()
+    known = sorted({*CODECS, *found, *also})
+    close = difflib.get_close_matches(name, known, 3) or known
+    raise UnknownCodecError(f"codec: {name!r} is not known, closest are {', '.join(close)}")
+
+
+@cache
+def _entry_points(group: str) -> dict[str, EntryPoint]:
+    return {point.name: point for point in entry_points(group=group)}
+
+
+@cache
+def backend(array_type: type) -> Any:
+    """The backend module that owns an array type: the first package along its MRO that has an entry point.
+
+    The framework itself is imported already, since its array is at hand; no other framework is touched.
+    """
+    found = _entry_points("arraycodec.backends")
+    for base in array_type.__mro__:
+        package = base.__module__.partition(".")[0]
+        if package == "numpy":
+            return importlib.import_module("arraycodec.reference")
+        if package in found:
+            return found[package].load()
+    raise UnsupportedByBackend(
+        f"arraycodec has no backend for {array_type.__module__}.{array_type.__qualname__}; "
+        f"there are backends for numpy and {', '.join(sorted(found))} arrays"
+    )
+
+
+def framework(name: str) -> Any:
+    """The backend module called "numpy", "torch" or "jax"."""
+    if name == "numpy":
+        return importlib.import_module("arraycodec.reference")
+    found = _entry_points("arraycodec.backends")
+    if name not in found:
+        raise UnsupportedByBackend(f"framework: must be numpy or one of {', '.join(sorted(found))}, got {name!r}")
+    try:
+        return found[name].load()
+    except ModuleNotFoundError as error:
+        raise UnsupportedByBackend(f"framework {name}: pip install arraycodec[{name}] ({error})") from None
