@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from arraycodec.api import Error, decode, empty, encode, error
     from arraycodec.base import Codec, Encoded, Then
     from arraycodec.codecs.codebook import Codebook
+    from arraycodec.containers.frame import from_bytes, to_bytes
+    from arraycodec.containers.reader import load_file, open_file
+    from arraycodec.containers.writer import save_file
     from arraycodec.errors import (
         ArgumentError,
         ArrayCodecError,
@@ -39,6 +42,8 @@ _HOME = {
     "Error": "api", "decode": "api", "empty": "api", "encode": "api", "error": "api",
     "Codec": "base", "Encoded": "base", "Then": "base",
     "Codebook": "codecs.codebook",
+    "from_bytes": "containers.frame", "to_bytes": "containers.frame",
+    "load_file": "containers.reader", "open_file": "containers.reader", "save_file": "containers.writer",
     "ArgumentError": "errors", "ArrayCodecError": "errors", "CorruptError": "errors", "FormatError": "errors",
     "LimitError": "errors", "NonFiniteError": "errors", "UnknownCodecError": "errors",
     "UnsupportedByBackend": "errors", "VersionError": "errors",

@@ -31,12 +31,14 @@ from arraycodec.primitives.floats import (
     MAGNITUDE,
     MIN_SCALE,
     NAN,
+    ONE,
     as_bits,
     as_float,
     bfloat16_to_float32,
+    float32_to_bfloat16,
+    float32_to_half,
     flushed,
     half_to_float32,
-    narrow,
     recip_rn,
 )
 from arraycodec.primitives.jit import inlined, kernel
@@ -125,24 +127,27 @@ class Codebook(Codec):
         source, kind = bits(x), KINDS[spec_of(x).dtype]
         codes, absmax = empty(specs["codes"]), planes.get("absmax")
         block = block_length(spec, self.block_size)
-        known = absmax is not None or self.block_size is None
-        scales = empty(specs["absmax"]) if absmax is None else np.ascontiguousarray(absmax, np.float32)
-        words = scales.reshape(-1).view(np.uint32)
-        if absmax is None and self.block_size is None:
-            words[0] = _absmax_of_all(source, kind)
-        # A range of elements starts at a whole block, or anywhere where the one scale is known, and at a whole byte.
-        unit = block if block % 2 == 0 or self.bits == 8 else 2 * block
-        unit = min(unit, 2 * RUN) if self.block_size is None else unit
+        # A tile of whole blocks finds its own scales; where a block is larger than a tile they come first.
+        known = absmax is not None or block > RUN
+        if absmax is not None:
+            scales = np.ascontiguousarray(absmax, np.float32).reshape(-1).view(np.uint32)
+        elif known:
+            scales = absmax_of_blocks(source, kind, block)
+        else:
+            scales = np.empty(specs["absmax"].size, np.uint32)
+        # Threads share no byte of codes and no scale that is still to be found: an even number of blocks, or of runs.
+        unit = 2 * RUN if known else block * (1 + block % 2)
 
         def work(first: int, last: int) -> None:
-            stop = min(last * unit, source.size)
             encode_range(
-                source, kind, block, known, words, codes.reshape(-1), self.bits,
-                table.bounds, table.codes, table.steps, np.uint8(table.zero), first * unit, stop,
+                source, kind, block, known, scales, codes.reshape(-1), self.bits,
+                table.bounds, table.codes, table.steps, np.uint8(table.zero),
+                first * unit, min(last * unit, source.size),
             )  # fmt: skip
 
         split(work, -(-source.size // unit), source.size)
-        return {name: {**planes, "codes": codes, "absmax": scales}[name] for name in specs}
+        planes |= {"codes": codes, "absmax": scales.view(np.float32).reshape(specs["absmax"].known_shape)}
+        return {name: planes[name] for name in specs}
 
     def decode(
         self, planes: Planes, spec: ArraySpec, given: Given | None = None, out: np.ndarray | None = None
@@ -205,16 +210,17 @@ def mean(x: np.ndarray) -> np.ndarray[Any, np.dtype[np.float32]]:
     return np.array(value if np.isfinite(value) else 0, np.float32)
 
 
-def _absmax_of_all(source: np.ndarray, kind: int) -> np.uint32:
-    """Steps 1 to 3 for one block that is the whole array, in threads."""
-    units = -(-source.size // RUN)
-    found = np.zeros(max(units, 1), np.uint32)
+def absmax_of_blocks(source: np.ndarray, kind: int, block: int) -> np.ndarray[Any, np.dtype[np.uint32]]:
+    """Steps 1 to 3 for blocks larger than a run, whose runs are shared among threads."""
+    runs = -(-block // RUN)  # per block
+    found = np.zeros((-(-source.size // block), runs), np.uint32)
 
     def work(first: int, last: int) -> None:
-        absmax_runs(source, kind, found, first, last)
+        absmax_runs(source, kind, block, found, first, last)
 
-    split(work, units, source.size)
-    return np.uint32(stored_scale(found.max()))
+    split(work, found.size, source.size)
+    absmax = found.max(axis=1)
+    return np.where(absmax >= INFINITY, NAN, np.where(absmax >= MIN_SCALE, absmax, np.uint32(0)))
 
 
 @inlined
@@ -233,10 +239,10 @@ def load(source, kind, start, count, run):
 
 
 @inlined
-def largest(run, count):
+def largest(run):
     """Step 2."""
     m = np.uint32(0)
-    for i in range(count):
+    for i in range(run.size):
         m = max(m, np.uint32(run[i] & MAGNITUDE))
     return m
 
@@ -250,61 +256,63 @@ def stored_scale(absmax):
 
 
 @kernel
-def absmax_runs(source, kind, found, first, last):
-    """The largest magnitude of each run of RUN elements."""
+def absmax_runs(source, kind, block, found, first, last):
+    """The largest magnitude of the runs first..last, where `found` has a row per block and a column per run."""
     run = np.empty(RUN, np.uint32)
     for k in range(first, last):
-        count = min(RUN, source.size - k * RUN)
-        load(source, kind, k * RUN, count, run)
-        found[k] = largest(run, count)
+        b, r = divmod(k, found.shape[1])
+        start = b * block + r * RUN
+        count = max(0, min(RUN, (b + 1) * block - start, source.size - start))
+        load(source, kind, start, count, run)
+        found[b, r] = largest(run[:count])
 
 
 @kernel
 def encode_range(source, kind, block, known, absmax, codes, bits, bounds, order, steps, zero, start, stop):
-    """Encode the elements start..stop, which share no byte of `codes` and no unknown scale with another range."""
-    run = np.empty(min(block, RUN), np.uint32)
-    ranks = np.empty(run.size, np.uint8)
-    at = start
-    while at < stop:
-        b = at // block
-        end = min((b + 1) * block, stop)
-        if not known:
-            u = np.uint32(0)
-            for lo in range(at, end, run.size):
-                load(source, kind, lo, min(run.size, end - lo), run)
-                u = max(u, largest(run, min(run.size, end - lo)))
-            absmax[b] = stored_scale(u)
-        for lo in range(at, end, run.size):
-            count = min(run.size, end - lo)
-            if known or end - at > run.size:  # otherwise the whole block is still in `run`
-                load(source, kind, lo, count, run)
-            encode_run(run[:count], absmax[b], ranks[:count], bits, bounds, order, steps, zero)
-            store_codes(ranks[:count], codes, bits, lo, zero)
-        at = end
+    """Encode the elements start..stop in tiles: as many whole blocks as fit a run, or a run of a larger block."""
+    tile = RUN // block * block if block <= RUN else RUN
+    run = np.empty(tile, np.uint32)
+    y = run.view(np.float32)
+    ranked = np.empty(tile, np.uint8)
+    for at in range(start, stop, tile):
+        count = min(tile, stop - at)
+        load(source, kind, at, count, run)
+        lo = 0
+        while lo < count:
+            b = (at + lo) // block
+            hi = min((b + 1) * block - at, count)
+            if not known:
+                absmax[b] = stored_scale(largest(run[lo:hi]))
+            scale_run(run[lo:hi], absmax[b])
+            lo = hi
+        if bits == 4:
+            rank16(y[:count], ranked, bounds, steps, order[0])
+        else:
+            for i in range(count):
+                ranked[i] = order[rank256(y[i], bounds)]
+        store_codes(ranked[:count], codes, bits, at, zero)
 
 
 @inlined
-def encode_run(run, absmax, codes, bits, bounds, order, steps, zero):
-    """Steps 4 to 6 for elements that share a scale."""
+def scale_run(run, absmax):
+    """Steps 4 and 5 in place; where the scale is NaN or 0, y is 0 and the code therefore the zero code."""
     if absmax >= INFINITY or absmax < MIN_SCALE:
-        codes[:] = zero
+        run[:] = 0
         return
     if absmax >= BIG_SCALE:
         absmax = np.uint32(absmax - LOWER)
         for i in range(run.size):
             u = run[i]
             run[i] = np.uint32(u - LOWER) if (u & INFINITY) > LOWER else np.uint32(0)
+    # IEEE division gives the bits of recip_rn here (tests sweep all absmax), and the chip does it in one instruction.
+    inverse = np.float32(1) / as_float(absmax)
     y = run.view(np.float32)
-    inverse = as_float(recip_rn(absmax))
-    if bits == 4:
-        rank16(y, inverse, codes, bounds, steps, order[0])
-    else:
-        for i in range(run.size):
-            codes[i] = order[rank256(y[i] * inverse, bounds)]
+    for i in range(y.size):
+        y[i] = y[i] * inverse
 
 
 @inlined
-def rank16(y, inverse, codes, b, s, first):
+def rank16(y, codes, b, s, first):
     """Step 6 with 15 bounds, free of branches: the code is the first one plus a step for each bound below y."""
     # Scalars, not b[k] in the loop: the compiler cannot know that writing codes[i] leaves b and s alone.
     b0, b1, b2, b3, b4, b5, b6, b7 = b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]
@@ -313,13 +321,12 @@ def rank16(y, inverse, codes, b, s, first):
     s8, s9, s10, s11, s12, s13, s14 = s[8], s[9], s[10], s[11], s[12], s[13], s[14]
     o = np.uint8(0)
     for i in range(y.size):
-        v = np.float32(y[i] * inverse)
+        v = y[i]
         low = (s0 if v > b0 else o) + (s1 if v > b1 else o) + (s2 if v > b2 else o) + (s3 if v > b3 else o)
         mid = (s4 if v > b4 else o) + (s5 if v > b5 else o) + (s6 if v > b6 else o) + (s7 if v > b7 else o)
         top = (s8 if v > b8 else o) + (s9 if v > b9 else o) + (s10 if v > b10 else o) + (s11 if v > b11 else o)
-        codes[i] = np.uint8(
-            first + low + mid + top + (s12 if v > b12 else o) + (s13 if v > b13 else o) + (s14 if v > b14 else o)
-        )
+        end = (s12 if v > b12 else o) + (s13 if v > b13 else o) + (s14 if v > b14 else o)
+        codes[i] = np.uint8(first + low + mid + top + end)
 
 
 @inlined
@@ -364,42 +371,71 @@ def used_scale(scale):
     return np.uint32(scale) if magnitude >= MIN_SCALE else np.uint32(0)
 
 
-@inlined
-def decoded(value, scale, offset, has_offset, kind):
-    """One element: value * scale (+ offset), each rounded once, as bits of the array's dtype; a zero is +0."""
-    u = as_bits(value * scale)
-    if has_offset:
-        p = as_float(flushed(u))
-        u = as_bits(p + offset)
-    u = flushed(u)
-    return narrow(NAN if (u & MAGNITUDE) > INFINITY else u, kind)
-
-
 @kernel
 def decode_range(codes, scales, values, offset, has_offset, out, kind, block, bits, start, stop):
-    """Decode the elements start..stop; `start` is even."""
-    entries = np.empty(values.size, out.dtype)
-    at = start
-    while at < stop:
-        b = at // block
-        end = min((b + 1) * block, stop)
-        scale = as_float(used_scale(scales[b]))
-        if bits == 4:
-            for k in range(16):
-                entries[k] = decoded(values[k], scale, offset, has_offset, kind)
-            first = at & 1
-            if first:
-                out[at] = entries[codes[at >> 1] & np.uint8(15)]
-            pairs = (end - at - first) >> 1
-            source = codes[(at + first) >> 1 : ((at + first) >> 1) + pairs]
-            target = out[at + first : at + first + 2 * pairs]
-            for i in range(pairs):
-                v = source[i]
-                target[2 * i] = entries[v >> np.uint8(4)]
-                target[2 * i + 1] = entries[v & np.uint8(15)]
-            if (end - at - first) & 1:
-                out[end - 1] = entries[codes[(end - 1) >> 1] >> np.uint8(4)]
-        else:
-            for i in range(at, end):
-                out[i] = decoded(values[codes[i]], scale, offset, has_offset, kind)
-        at = end
+    """Decode the elements start..stop in runs; `start` is even, so each run starts at a byte."""
+    y = np.empty(RUN, np.float32)
+    per_byte = values_per_byte(values, bits)
+    for at in range(start, stop, RUN):
+        count = min(RUN, stop - at)
+        look_up(codes, bits, at, count, per_byte, y)
+        lo = 0
+        while lo < count:
+            b = (at + lo) // block
+            hi = min((b + 1) * block - at, count)
+            scale = used_scale(scales[b])
+            if has_offset or scale < MIN_SCALE or scale >= INFINITY:
+                settle(y[lo:hi], as_float(scale), offset, has_offset)
+                scale = ONE
+            multiply(y[lo:hi], as_float(scale), kind, out[at + lo : at + hi])
+            lo = hi
+
+
+@inlined
+def values_per_byte(values, bits):
+    """The values of the one or two codes in each of the 256 bytes, one after another."""
+    if bits == 8:
+        return values.copy()
+    pairs = np.empty(512, np.float32)
+    for byte in range(256):
+        pairs[2 * byte] = values[byte >> 4]
+        pairs[2 * byte + 1] = values[byte & 15]
+    return pairs
+
+
+@inlined
+def look_up(codes, bits, start, count, per_byte, y):
+    """The values of the elements start..start + count."""
+    if bits == 8:
+        piece = codes[start : start + count]
+        for i in range(count):
+            y[i] = per_byte[piece[i]]
+        return
+    piece = codes[start >> 1 : (start + count + 1) >> 1]
+    pairs, both = per_byte.view(np.uint64), y.view(np.uint64)
+    for i in range(piece.size):  # two floats in one move; after an odd last element comes the padding
+        both[i] = pairs[piece[i]]
+
+
+@inlined
+def multiply(y, scale, kind, out):
+    """value * scale, rounded once to float32 and once to the array's dtype."""
+    if kind == FLOAT32:  # one loop per kind: the compiler vectorises each
+        for i in range(y.size):
+            out[i] = as_bits(y[i] * scale)
+    elif kind == BFLOAT16:
+        for i in range(y.size):
+            out[i] = float32_to_bfloat16(as_bits(y[i] * scale))
+    else:
+        for i in range(y.size):
+            out[i] = float32_to_half(as_bits(y[i] * scale))
+
+
+@inlined
+def settle(y, scale, offset, has_offset):
+    """What a positive scale without offset does not need: add the offset; a zero is +0, a NaN the canonical one."""
+    for i in range(y.size):
+        u = flushed(as_bits(y[i] * scale))
+        if has_offset:
+            u = flushed(as_bits(as_float(u) + offset))
+        y[i] = as_float(NAN if (u & MAGNITUDE) > INFINITY else u)

@@ -14,6 +14,7 @@ SIGN = np.uint32(0x80000000)
 MAGNITUDE = np.uint32(0x7FFFFFFF)
 INFINITY = np.uint32(0x7F800000)
 NAN = np.uint32(0x7FC00000)  # the canonical NaN: what every non-finite result is stored as
+ONE = np.uint32(0x3F800000)
 MIN_SCALE = np.uint32(0x0D800000)  # 2^-100: a smaller scale is zero, so that flush-to-zero cannot change a bit
 BIG_SCALE = np.uint32(0x7E800000)  # 2^126: from here on a reciprocal would be subnormal
 LOWER = np.uint32(4 << 23)  # subtracted from exponents, together with those of the elements, above BIG_SCALE
@@ -81,36 +82,21 @@ def half_to_float32(h):
 @inlined
 def float32_to_bfloat16(bits):
     """float32 -> bfloat16, round to nearest even; every NaN becomes the canonical one with its sign."""
-    if (bits & MAGNITUDE) > INFINITY:
-        return np.uint32((bits >> np.uint32(16)) & np.uint32(0x8000) | np.uint32(0x7FC0))
-    return np.uint32((bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16))
+    rounded = np.uint32((bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16))
+    nan = np.uint32(((bits >> np.uint32(16)) & np.uint32(0x8000)) | np.uint32(0x7FC0))
+    return nan if (bits & MAGNITUDE) > INFINITY else rounded
 
 
 @inlined
 def float32_to_half(bits):
     """float32 -> float16, round to nearest even, overflow to infinity; every NaN becomes the canonical one."""
-    sign = np.uint32((bits >> np.uint32(16)) & np.uint32(0x8000))
     a = np.uint32(bits & MAGNITUDE)
-    if a > INFINITY:
-        return np.uint32(sign | np.uint32(0x7E00))
-    if a >= np.uint32(0x38800000):  # a normal float16, or beyond its range
-        h = np.uint32((a + np.uint32(0xFFF) + ((a >> np.uint32(13)) & np.uint32(1))) >> np.uint32(13))
-        h = np.uint32(h - np.uint32(0x1C000))
-        return np.uint32(sign | min(h, np.uint32(0x7C00)))
-    # A subnormal: shift the full significand right, rounding to nearest even.
-    shift = np.uint32(126) - (a >> np.uint32(23))  # 14..; 24 and more leave nothing but a possible round-up
-    if shift > np.uint32(24):
-        return sign
+    normal = np.uint32((a + np.uint32(0xFFF) + ((a >> np.uint32(13)) & np.uint32(1))) >> np.uint32(13))
+    normal = min(np.uint32(normal - np.uint32(0x1C000)), np.uint32(0x7C00))
+    # Below 2^-14 the significand, with its leading bit, moves right until its unit is 2^-24; 25 leaves nothing of it.
+    shift = min(np.uint32(126) - (a >> np.uint32(23)), np.uint32(25))
     m = np.uint32((a & np.uint32(0x7FFFFF)) | np.uint32(0x800000))
     half = np.uint32((np.uint32(1) << (shift - np.uint32(1))) - np.uint32(1))
-    return np.uint32(sign | ((m + half + ((m >> shift) & np.uint32(1))) >> shift))
-
-
-@inlined
-def narrow(bits, kind):
-    """The bits of one element of the given kind, rounded once from float32 bits."""
-    if kind == FLOAT32:
-        return bits
-    if kind == BFLOAT16:
-        return float32_to_bfloat16(bits)
-    return float32_to_half(bits)
+    small = np.uint32((m + half + ((m >> shift) & np.uint32(1))) >> shift)
+    h = normal if a >= np.uint32(0x38800000) else small
+    return np.uint32((bits >> np.uint32(16)) & np.uint32(0x8000)) | (np.uint32(0x7E00) if a > INFINITY else h)

@@ -38,7 +38,7 @@ class Kernel:
         source.__module__ = self.py_func.__module__
         options = {"error_model": "numpy", "nogil": True, "forceinline": self.inline}
         try:
-            return numba.njit(source, cache=True, **options)
+            return numba.njit(source, cache=not self.inline, **options)
         except RuntimeError:  # no folder is writable: compile anew in each process
             return numba.njit(source, **options)
 

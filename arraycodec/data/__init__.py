@@ -1,0 +1,1 @@
+"""The embedded sample checkpoint and the script that trained it."""
