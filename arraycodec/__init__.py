@@ -15,6 +15,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from arraycodec.api import Error, decode, empty, encode, error
     from arraycodec.base import Codec, Encoded, Then
+    from arraycodec.checkpoints.compress import compress
+    from arraycodec.checkpoints.decompress import decompress
+    from arraycodec.checkpoints.diff import diff
+    from arraycodec.checkpoints.info import info
+    from arraycodec.checkpoints.verify import verify
     from arraycodec.codecs.codebook import Codebook
     from arraycodec.containers.frame import from_bytes, to_bytes
     from arraycodec.containers.reader import load_file, open_file
@@ -41,6 +46,8 @@ __version__ = "0.1.0"
 _HOME = {
     "Error": "api", "decode": "api", "empty": "api", "encode": "api", "error": "api",
     "Codec": "base", "Encoded": "base", "Then": "base",
+    "compress": "checkpoints.compress", "decompress": "checkpoints.decompress", "diff": "checkpoints.diff",
+    "info": "checkpoints.info", "verify": "checkpoints.verify",
     "Codebook": "codecs.codebook",
     "from_bytes": "containers.frame", "to_bytes": "containers.frame",
     "load_file": "containers.reader", "open_file": "containers.reader", "save_file": "containers.writer",

@@ -28,15 +28,24 @@ def encode(x: Any, codec: str | Codec, *, given: Given | None = None, check: boo
     Encoded(Codebook(table='nf4', block_size=64, flavour=None, offset=False), float32[2, 64], \
 {codes: uint8[2, 32], absmax: float32[2, 1]})
     """
-    codec, backend = registry.codec(codec), registry.backend(type(x))
-    spec, given = backend.spec(x), given or {}
-    codec.supports(spec)
-    _check_given(backend, codec, spec, given)
-    planes = backend.encode(x, codec, given)
-    encoded = Encoded(codec, spec, planes)
+    return _encode(registry.backend(type(x)), x, codec, given or {}, check)
+
+
+def _encode(backend: Any, x: Any, codec: str | Codec, given: Given, check: bool | None) -> Encoded:
+    # A function of its own, and so is _decode: a backend may have its tracer read another in its place.
+    codec, spec = _encoding(backend, x, codec, given)
+    encoded = Encoded(codec, spec, backend.encode(x, codec, given))
     if check or (check is None and backend.concrete(x)):
         check_finite(encoded)
     return encoded
+
+
+def _encoding(backend: Any, x: Any, codec: str | Codec, given: Given) -> tuple[Codec, ArraySpec]:
+    """The codec and spec with which `x` is encoded, once everything but the values of `x` is checked."""
+    codec, spec = registry.codec(codec), backend.spec(x)
+    codec.supports(spec)
+    _check_given(backend, codec, spec, given)
+    return codec, spec
 
 
 def decode(encoded: Encoded, *, out: Any = None, dtype: str | None = None, given: Given | None = None) -> Any:
@@ -52,6 +61,28 @@ def decode(encoded: Encoded, *, out: Any = None, dtype: str | None = None, given
     >>> ac.decode(ac.encode(x, ac.Codebook("nf4", block_size=4)))
     array([[-1.       ,  0.       ,  0.44070983,  1.       ]], dtype=float32)
     """
+    planes = list(encoded.planes.values())
+    backend = registry.backend(type(planes[0]) if planes else np.ndarray)
+    return _decode(backend, encoded, out, dtype, given or {})
+
+
+def _decode(backend: Any, encoded: Encoded, out: Any, dtype: str | None, given: Given) -> Any:
+    codec, spec, batch = _decoding(encoded, out, dtype)
+    if not batch:
+        return backend.decode(codec, encoded.planes, spec, given, out)
+    # The planes of each element lie one after another, whatever the axes are called.
+    flat = {n: p.reshape(-1, *p.shape[len(batch) :]) for n, p in encoded.planes.items()}
+    one = (
+        backend.decode(codec, {n: p[i] for n, p in flat.items()}, spec, given, None)
+        for i in range(math.prod(batch))
+    )
+    if not math.prod(batch):
+        return backend.empty(replace(spec, shape=batch + spec.shape))
+    return backend.stack(list(one), batch)
+
+
+def _decoding(encoded: Encoded, out: Any, dtype: str | None) -> tuple[Codec, ArraySpec, tuple[int, ...]]:
+    """The codec, spec and leading axes with which `encoded` is decoded, once all but the planes' values is checked."""
     codec, spec = encoded.codec, encoded.spec
     if dtype is not None and dtype != spec.dtype:
         if codec.lossless:
@@ -59,21 +90,10 @@ def decode(encoded: Encoded, *, out: Any = None, dtype: str | None = None, given
         spec = replace(spec, dtype=dtype)
         codec.supports(spec)
     validate(encoded)
-    backend = registry.backend(type(next(iter(encoded.planes.values()))))
     batch = encoded.batch_shape
-    if not batch:
-        return backend.decode(codec, encoded.planes, spec, given or {}, out)
-    if out is not None:
+    if batch and out is not None:
         raise ArgumentError(f"decode: out is not supported for planes with leading axes {list(batch)}")
-    # The planes of each element lie one after another, whatever the axes are called.
-    flat = {n: p.reshape(-1, *p.shape[len(batch) :]) for n, p in encoded.planes.items()}
-    one = (
-        backend.decode(codec, {n: p[i] for n, p in flat.items()}, spec, given or {}, None)
-        for i in range(math.prod(batch))
-    )
-    if not math.prod(batch):
-        return backend.empty(replace(spec, shape=batch + spec.shape))
-    return backend.stack(list(one), batch)
+    return codec, spec, batch
 
 
 def validate(encoded: Encoded) -> None:

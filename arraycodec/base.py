@@ -112,7 +112,8 @@ class Then(Codec):
 
     def __init__(self, outer: Codec, parts: tuple[tuple[str, Codec], ...] = (), /, **named: Codec) -> None:
         object.__setattr__(self, "outer", outer)
-        object.__setattr__(self, "parts", tuple(sorted(dict(parts, **named).items())))
+        merged = dict(parts, **named)
+        object.__setattr__(self, "parts", tuple((plane, merged[plane]) for plane in sorted(merged)))
         if not isinstance(outer, Codec):
             raise ArgumentError(f"then: outer must be a Codec, got {outer!r}")
         for plane, codec in self.parts:

@@ -98,12 +98,20 @@ def _entry_points(group: str) -> dict[str, EntryPoint]:
     return {point.name: point for point in entry_points(group=group)}
 
 
-@cache
 def backend(array_type: type) -> Any:
     """The backend module that owns an array type: the first package along its MRO that has an entry point.
 
     The framework itself is imported already, since its array is at hand; no other framework is touched.
     """
+    return _backend(array_type)
+
+
+# torch.compile calls it while it traces and takes the result for a constant; the mark needs no import of torch.
+backend.__dict__["_dynamo_marked_constant"] = True
+
+
+@cache
+def _backend(array_type: type) -> Any:
     found = _entry_points("arraycodec.backends")
     for base in array_type.__mro__:
         package = base.__module__.partition(".")[0]

@@ -47,6 +47,10 @@ _ROWS = (
     DType("float8_e4m3fnuz", 8, "F8_E4M3FNUZ", "float8_e4m3fnuz"),
     DType("float8_e5m2fnuz", 8, "F8_E5M2FNUZ", "float8_e5m2fnuz"),
     DType("float8_e8m0fnu", 8, "F8_E8M0", "float8_e8m0fnu"),
+    # Of files only: no array has these dtypes, their data is packed uint8 (see containers/safetensors.py).
+    DType("float6_e2m3fn", 6, "F6_E2M3", None),
+    DType("float6_e3m2fn", 6, "F6_E3M2", None),
+    DType("float4_e2m1fn", 4, "F4", None),
 )
 DTYPES: dict[str, DType] = {row.name: row for row in _ROWS}
 BY_SAFETENSORS: dict[str, DType] = {row.safetensors: row for row in _ROWS if row.safetensors}
@@ -119,6 +123,7 @@ class ArraySpec:
 def spec_of(x: np.ndarray) -> ArraySpec:
     """The spec of a NumPy array; its byte order does not matter, its dtype must be in the table."""
     name = x.dtype.name
-    if name not in DTYPES:
-        raise ArgumentError(f"array: dtype must be one of {', '.join(DTYPES)}, got {x.dtype}")
+    if name not in DTYPES or DTYPES[name].bits % 8:
+        allowed = ", ".join(row.name for row in _ROWS if row.bits % 8 == 0)
+        raise ArgumentError(f"array: dtype must be one of {allowed}, got {x.dtype}")
     return ArraySpec(tuple(map(int, x.shape)), name)

@@ -20,33 +20,36 @@ import numpy as np
 from arraycodec.base import Codec, Fetch, Given, Planes
 from arraycodec.errors import ArgumentError, CorruptError
 from arraycodec.primitives import codebooks
-from arraycodec.primitives.blocks import block_length, check_block_size, codes_spec, scales_spec, tree_sum
+from arraycodec.primitives.blocks import (
+    block_length,
+    check_block_size,
+    codes_spec,
+    scales_spec,
+    tree_sum,
+    without_subnormals,
+)
 from arraycodec.primitives.floats import (
     BFLOAT16,
-    BIG_SCALE,
     FLOAT32,
     INFINITY,
     KINDS,
-    LOWER,
     MAGNITUDE,
     MIN_SCALE,
     NAN,
     ONE,
     as_bits,
     as_float,
-    bfloat16_to_float32,
     float32_to_bfloat16,
     float32_to_half,
     flushed,
-    half_to_float32,
     recip_rn,
 )
 from arraycodec.primitives.jit import inlined, kernel
 from arraycodec.primitives.memory import bits, empty
+from arraycodec.primitives.packing import store_codes
+from arraycodec.primitives.scales import RUN, absmax_of_blocks, largest, load, scale_run, stored_scale, used_scale
 from arraycodec.primitives.threads import split
 from arraycodec.spec import ArraySpec, spec_of
-
-RUN = 4096  # elements in flight: a run and its codes stay in the first-level cache
 
 
 @dataclass(frozen=True)
@@ -120,10 +123,10 @@ class Codebook(Codec):
             self._check_table(table, ArgumentError)
         planes: Planes = {name: given[name] for name in specs if name in given}
         if self.offset:
-            x = np.asarray(x, np.float32)
+            x = without_subnormals(np.ascontiguousarray(x, np.float32).reshape(x.shape))
             planes.setdefault("offset", mean(x))
             with np.errstate(invalid="ignore", over="ignore"):
-                x = x - planes["offset"]
+                x = x - without_subnormals(np.asarray(planes["offset"], np.float32))
         source, kind = bits(x), KINDS[spec_of(x).dtype]
         codes, absmax = empty(specs["codes"]), planes.get("absmax")
         block = block_length(spec, self.block_size)
@@ -134,7 +137,7 @@ class Codebook(Codec):
         elif known:
             scales = absmax_of_blocks(source, kind, block)
         else:
-            scales = np.empty(specs["absmax"].size, np.uint32)
+            scales = np.zeros(specs["absmax"].size, np.uint32)  # an empty array has a scale too: 0
         # Threads share no byte of codes and no scale that is still to be found: an even number of blocks, or of runs.
         unit = 2 * RUN if known else block * (1 + block % 2)
 
@@ -157,7 +160,8 @@ class Codebook(Codec):
         codes = np.ascontiguousarray(planes["codes"]).reshape(-1)
         scales = np.ascontiguousarray(planes["absmax"]).reshape(-1).view(np.uint32)
         values = np.ascontiguousarray(self.tables(planes).values)
-        offset = np.float32(planes["offset"]) if self.offset else np.float32(0)
+        offset = np.float32(planes["offset"] if self.offset else 0)
+        offset = without_subnormals(offset)[()]
         block = block_length(spec, self.block_size)
 
         def work(first: int, last: int) -> None:
@@ -191,7 +195,7 @@ class Codebook(Codec):
         """A user's table is rising; what is not zero in it keeps a product with any allowed scale normal."""
         for name, entries, size in (("codebook", table.values, 1 << self.bits), ("bounds", table.bounds, None)):
             size = size or (1 << self.bits) - 1
-            magnitude = np.abs(entries[entries != 0])
+            magnitude = np.abs(entries[(entries != 0) & ((name != "bounds") | (entries != codebooks.JUST_ABOVE_ZERO))])
             if entries.shape != (size,):
                 raise error(f"codebook {self.table}: {name} must have shape ({size},), got {entries.shape}")
             if not (np.isfinite(entries).all() and (np.diff(entries) > 0).all()):
@@ -201,70 +205,13 @@ class Codebook(Codec):
 
 
 def mean(x: np.ndarray) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """The mean as float32, by halves and a reciprocal; 0 where it is not finite."""
+    """The mean as float32, by halves and a reciprocal; 0 where it is not finite or below 2^-100."""
     if not x.size:
         return np.zeros((), np.float32)
     count = np.array(x.size, np.float32).view(np.uint32)
     with np.errstate(over="ignore", invalid="ignore"):
         value = tree_sum(x.reshape(-1)) * np.float32(as_float(recip_rn(count[()])))
-    return np.array(value if np.isfinite(value) else 0, np.float32)
-
-
-def absmax_of_blocks(source: np.ndarray, kind: int, block: int) -> np.ndarray[Any, np.dtype[np.uint32]]:
-    """Steps 1 to 3 for blocks larger than a run, whose runs are shared among threads."""
-    runs = -(-block // RUN)  # per block
-    found = np.zeros((-(-source.size // block), runs), np.uint32)
-
-    def work(first: int, last: int) -> None:
-        absmax_runs(source, kind, block, found, first, last)
-
-    split(work, found.size, source.size)
-    absmax = found.max(axis=1)
-    return np.where(absmax >= INFINITY, NAN, np.where(absmax >= MIN_SCALE, absmax, np.uint32(0)))
-
-
-@inlined
-def load(source, kind, start, count, run):
-    """Step 1."""
-    piece = source[start : start + count]
-    if kind == FLOAT32:  # one loop per kind: the compiler vectorises each
-        for i in range(count):
-            run[i] = flushed(np.uint32(piece[i]))
-    elif kind == BFLOAT16:
-        for i in range(count):
-            run[i] = flushed(bfloat16_to_float32(np.uint32(piece[i])))
-    else:
-        for i in range(count):
-            run[i] = half_to_float32(np.uint32(piece[i]))  # never subnormal
-
-
-@inlined
-def largest(run):
-    """Step 2."""
-    m = np.uint32(0)
-    for i in range(run.size):
-        m = max(m, np.uint32(run[i] & MAGNITUDE))
-    return m
-
-
-@inlined
-def stored_scale(absmax):
-    """Step 3."""
-    if absmax >= INFINITY:
-        return NAN
-    return absmax if absmax >= MIN_SCALE else np.uint32(0)
-
-
-@kernel
-def absmax_runs(source, kind, block, found, first, last):
-    """The largest magnitude of the runs first..last, where `found` has a row per block and a column per run."""
-    run = np.empty(RUN, np.uint32)
-    for k in range(first, last):
-        b, r = divmod(k, found.shape[1])
-        start = b * block + r * RUN
-        count = max(0, min(RUN, (b + 1) * block - start, source.size - start))
-        load(source, kind, start, count, run)
-        found[b, r] = largest(run[:count])
+    return np.array(value if MIN_SCALE <= (value.view(np.uint32) & MAGNITUDE) < INFINITY else 0, np.float32)
 
 
 @kernel
@@ -294,24 +241,6 @@ def encode_range(source, kind, block, known, absmax, codes, bits, bounds, order,
 
 
 @inlined
-def scale_run(run, absmax):
-    """Steps 4 and 5 in place; where the scale is NaN or 0, y is 0 and the code therefore the zero code."""
-    if absmax >= INFINITY or absmax < MIN_SCALE:
-        run[:] = 0
-        return
-    if absmax >= BIG_SCALE:
-        absmax = np.uint32(absmax - LOWER)
-        for i in range(run.size):
-            u = run[i]
-            run[i] = np.uint32(u - LOWER) if (u & INFINITY) > LOWER else np.uint32(0)
-    # IEEE division gives the bits of recip_rn here (tests sweep all absmax), and the chip does it in one instruction.
-    inverse = np.float32(1) / as_float(absmax)
-    y = run.view(np.float32)
-    for i in range(y.size):
-        y[i] = y[i] * inverse
-
-
-@inlined
 def rank16(y, codes, b, s, first):
     """Step 6 with 15 bounds, free of branches: the code is the first one plus a step for each bound below y."""
     # Scalars, not b[k] in the loop: the compiler cannot know that writing codes[i] leaves b and s alone.
@@ -337,38 +266,6 @@ def rank256(y, bounds):
         if y > bounds[rank + step - 1]:
             rank += step
     return rank
-
-
-@inlined
-def store_codes(codes, packed, bits, start, zero):
-    """Pack codes that begin at element `start`; 4 bits: an even element is the high nibble of its byte."""
-    n = codes.size
-    if bits == 8:
-        packed[start : start + n] = codes
-        return
-    first = start & 1
-    if first:  # an odd block ended in the middle of this byte
-        packed[start >> 1] = np.uint8((packed[start >> 1] & np.uint8(0xF0)) | codes[0])
-    pairs = (n - first) >> 1
-    target = packed[(start + first) >> 1 : ((start + first) >> 1) + pairs]
-    if first:
-        for i in range(pairs):
-            target[i] = np.uint8((codes[2 * i + 1] << np.uint8(4)) | codes[2 * i + 2])
-    else:  # two codes at once as a little-endian word: this form vectorises
-        words = codes[: 2 * pairs].view(np.uint16)
-        for i in range(pairs):
-            target[i] = np.uint8((words[i] << np.uint16(4)) | (words[i] >> np.uint16(8)))
-    if (n - first) & 1:
-        packed[(start + n) >> 1] = np.uint8((codes[n - 1] << np.uint8(4)) | zero)
-
-
-@inlined
-def used_scale(scale):
-    """A stored scale as decoding uses it: the canonical NaN where it is not finite, 0 where it is below 2^-100."""
-    magnitude = np.uint32(scale & MAGNITUDE)
-    if magnitude >= INFINITY:
-        return NAN
-    return np.uint32(scale) if magnitude >= MIN_SCALE else np.uint32(0)
 
 
 @kernel

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from arraycodec.errors import ArgumentError
@@ -46,14 +48,19 @@ def scales_spec(spec: ArraySpec, block_size: int | None, bits: int, dtype: str =
     return ArraySpec((-(-spec.size // block_size),), dtype)
 
 
+def without_subnormals(x: np.ndarray) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """float32 numbers with exponent field 0 read as +0: what enters an add or comes out of one may be flushed."""
+    return np.where(x.view(np.uint32) & np.uint32(0x7F800000), x, np.float32(0))
+
+
 def tree_sum(x: np.ndarray) -> np.float32:
     """The float32 sum by halves: zero-padded to a power of two, the upper half is added to the lower until one is left.
 
     The order is fixed, so every backend gets the same bits; a plain `sum` depends on threads and vector width.
     """
     size = 1 << max(x.size - 1, 0).bit_length()
-    x = np.concatenate([x, np.zeros(size - x.size, np.float32)])
+    x = without_subnormals(np.concatenate([x, np.zeros(size - x.size, np.float32)]))
     with np.errstate(over="ignore", invalid="ignore"):
         while x.size > 1:
-            x = x[: x.size // 2] + x[x.size // 2 :]
+            x = without_subnormals(x[: x.size // 2] + x[x.size // 2 :])
     return x[0]

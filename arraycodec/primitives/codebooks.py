@@ -62,7 +62,7 @@ bf555556 bf155551 bed55557 be955556 be555556 bdb00001 bb2aaaba 8d800000
 _FP4_CUDA_CODES = (11, 10, 13, 12, 15, 14, 9, 8, 0, 1, 6, 7, 4, 5, 2, 3)
 # Its CPU kernel sorts the table, both zeros included, and takes midpoints: y <= 0 gives code 0, above it code 8.
 _FP4_CPU_CODES = (11, 10, 13, 12, 15, 14, 9, 0, 8, 1, 6, 7, 4, 5, 2, 3)
-_JUST_ABOVE_ZERO = np.float32(2.0**-100)
+JUST_ABOVE_ZERO = np.float32(2.0**-100)
 
 # bitsandbytes create_dynamic_map(): the signed 8-bit dynamic tree type. -1 is absent.
 _DYNAMIC = """
@@ -104,7 +104,7 @@ def _rising(values: np.ndarray) -> Table:
 def _fp4_cpu() -> Table:
     values, codes = _floats(_FP4), np.array(_FP4_CPU_CODES, np.uint8)
     bounds = midpoints(values[codes])
-    return Table(4, values, np.where(bounds == 0, _JUST_ABOVE_ZERO, bounds), codes)
+    return Table(4, values, np.where(bounds == 0, JUST_ABOVE_ZERO, bounds), codes)
 
 
 _TABLES = {
@@ -132,6 +132,10 @@ def table(name: str, flavour: str | None = None) -> Table:
 
 
 def user_table(values: np.ndarray, bounds: np.ndarray | None = None) -> Table:
-    """The table of a user's rising float32 `values`, with midpoints as bounds unless they are given."""
-    found = _rising(np.asarray(values, np.float32))
-    return found if bounds is None else found._replace(bounds=np.asarray(bounds, np.float32))
+    """The table of a user's rising float32 `values`, with midpoints as bounds unless they are given.
+
+    A zero among the bounds becomes 2^-100: whether a subnormal y lies above 0 is no question for hardware that flushes.
+    """
+    values = np.asarray(values, np.float32) + np.float32(0)  # -0 is the value +0
+    bounds = midpoints(values) if bounds is None else np.asarray(bounds, np.float32)
+    return _rising(values)._replace(bounds=np.where(bounds == 0, JUST_ABOVE_ZERO, bounds))

@@ -1,0 +1,113 @@
+"""What compressing did, or would do: one row per tensor, totals, and the same as JSON."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+from arraycodec import registry
+from arraycodec.base import Codec
+
+
+@dataclass(frozen=True)
+class Row:
+    """One tensor: what it is, what becomes of it and why, and its bytes before and after."""
+
+    file: str
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    codec: Codec | None  # None: it stays plain
+    reason: str
+    before: int
+    after: int | None  # None: a dry run cannot know the size, since it depends on the data
+
+    def to_json(self) -> dict[str, Any]:
+        """Its fields as JSON values; the codec by its scheme's name and in full."""
+        return {
+            "file": self.file,
+            "name": self.name,
+            "dtype": self.dtype,
+            "shape": list(self.shape),
+            "scheme": codec_label(self.codec),
+            "codec": self.codec and self.codec.to_json(),
+            "reason": self.reason,
+            "bytes_before": self.before,
+            "bytes_after": self.after,
+        }
+
+
+@dataclass(frozen=True)
+class Report:
+    """The outcome of `compress`: rows of all tensors, and sizes of whole files.
+
+    `rows` and their order, and every byte written, are the same whatever `jobs` was.
+    """
+
+    src: str
+    dst: str
+    scheme: str
+    dry_run: bool
+    rows: tuple[Row, ...]
+    files: tuple[tuple[str, int, int | None], ...]  # name, bytes before, bytes after
+
+    @property
+    def encoded(self) -> tuple[Row, ...]:
+        """The rows of tensors that were encoded."""
+        return tuple(row for row in self.rows if row.codec is not None)
+
+    @property
+    def elements(self) -> int:
+        """The number of weights of all tensors."""
+        return sum(math.prod(row.shape) for row in self.rows)
+
+    @property
+    def before(self) -> int:
+        """Bytes of the safetensors files read."""
+        return sum(before for _, before, _ in self.files)
+
+    @property
+    def after(self) -> int | None:
+        """Bytes of the files written."""
+        return total([after for _, _, after in self.files])
+
+    @property
+    def ratio(self) -> float | None:
+        """How many times smaller the files became."""
+        return self.before / self.after if self.after else None
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything, with stable keys."""
+        return {
+            "src": self.src,
+            "dst": self.dst,
+            "scheme": self.scheme,
+            "dry_run": self.dry_run,
+            "tensors_encoded": len(self.encoded),
+            "tensors_plain": len(self.rows) - len(self.encoded),
+            "elements": self.elements,
+            "bytes_before": self.before,
+            "bytes_after": self.after,
+            "ratio": self.ratio,
+            "reasons": dict(Counter(row.reason for row in self.rows)),
+            "files": [{"name": n, "bytes_before": b, "bytes_after": a} for n, b, a in self.files],
+            "tensors": [row.to_json() for row in self.rows],
+        }
+
+
+def total(sizes: list[int | None]) -> int | None:
+    """The sum, unless one of the sizes is not known."""
+    known = [size for size in sizes if size is not None]
+    return sum(known) if len(known) == len(sizes) else None
+
+
+def codec_label(codec: Codec | None) -> str | None:
+    """The name of the scheme with this codec, or the codec's repr where no scheme has it.
+
+    >>> from arraycodec import Codebook
+    >>> codec_label(Codebook("nf4"))
+    'nf4'
+    """
+    return next((name for name, value in registry.SCHEMES.items() if value == codec), codec and repr(codec))

@@ -1,0 +1,166 @@
+"""`verify`: every checksum of a checkpoint, and on request every tensor against the original."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from arraycodec.base import Codec
+from arraycodec.checkpoints.diff import of_two
+from arraycodec.checkpoints.files import sha256
+from arraycodec.checkpoints.measure import Difference
+from arraycodec.checkpoints.pipeline import MIN_BUDGET, Done, Progress, ordered, using
+from arraycodec.checkpoints.report import codec_label
+from arraycodec.checkpoints.tree import Tree, located, opened, scan, tensors
+from arraycodec.containers.reader import Container, LazyTensor
+from arraycodec.errors import FormatError
+
+
+@dataclass(frozen=True)
+class Check:
+    """One tensor: the bytes under a checksum that holds, what is wrong with it, and how far it is from the original."""
+
+    file: str
+    name: str
+    codec: Codec | None
+    nbytes: int  # 0 where the file has no checksums
+    problem: str | None
+    difference: Difference | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Its fields as JSON values."""
+        return {
+            "file": self.file,
+            "name": self.name,
+            "scheme": codec_label(self.codec),
+            "bytes_checked": self.nbytes,
+            "problem": self.problem,
+            "difference": self.difference and self.difference.to_json(),
+        }
+
+
+@dataclass(frozen=True)
+class Verification:
+    """The outcome of `verify`: a row for every tensor, and problems that are no single tensor's."""
+
+    path: str
+    against: str | None
+    rows: tuple[Check, ...]
+    problems: tuple[str, ...]
+    unchecked: tuple[str, ...]  # files without checksums: only their structure could be checked
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is wrong (files without checksums are not wrong)."""
+        return not self.problems and not any(row.problem for row in self.rows)
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes under checksums that hold."""
+        return sum(row.nbytes for row in self.rows)
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything, with stable keys."""
+        return {
+            "path": self.path,
+            "against": self.against,
+            "ok": self.ok,
+            "bytes_checked": self.nbytes,
+            "problems": list(self.problems),
+            "files_without_checksums": list(self.unchecked),
+            "tensors": [row.to_json() for row in self.rows],
+        }
+
+
+def verify(
+    path: str | os.PathLike[str],
+    *,
+    against: str | os.PathLike[str] | None = None,
+    jobs: int | None = None,
+    progress: Progress | None = None,
+) -> Verification:
+    """Read every byte of a checkpoint and check it against its checksums; never stops at the first bad tensor.
+
+    against  the original checkpoint. Its files must be those that the containers were made from (by their sha256);
+             plain and losslessly coded tensors must equal theirs bit for bit; for lossy ones the error is reported.
+
+    A header that makes no sense raises CorruptError: then there are no tensors to report on.
+
+    >>> verify("model.nf4.safetensors", against="model.safetensors").ok  # doctest: +SKIP
+    True
+    """
+    tree, original = scan(path), None if against is None else scan(against)
+    with opened(tree) as files, using(jobs) as threads:
+        unchecked = tuple(name for name, container in files.items() if not container.native)
+        mine = tensors(files)
+        cost = {name: tensor.nbytes for name, (_, tensor) in mine.items()}
+        hashed = 0 if original is None else sum(original.path(name).stat().st_size for name in original.weights)
+        done = Done(sum(cost.values()) * (1 if original is None else 2) + hashed, progress)
+        budget = max([MIN_BUDGET, *cost.values()])
+        rows = {}
+        for name, check in ordered(lambda name: _check(*mine[name]), [*mine], cost.get, threads, budget):
+            rows[name] = check
+            done.add(cost[name], name)
+        problems: list[str] = []
+        if original is not None:
+            with opened(original) as theirs:
+                problems += _same_source(tree, files, original, done)
+                problems += _compare(mine, tensors(theirs), rows, threads, done)
+    where = None if original is None else str(original.where)
+    return Verification(str(tree.where), where, tuple(rows.values()), tuple(problems), unchecked)
+
+
+def _check(file: str, tensor: LazyTensor) -> Check:
+    try:
+        return Check(file, tensor.name, tensor.codec, tensor.verify(), None)
+    except FormatError as error:
+        return Check(file, tensor.name, None, 0, str(error))
+
+
+def _same_source(tree: Tree, files: dict[str, Container], original: Tree, done: Done) -> list[str]:
+    """Whether the originals are, byte for byte, the files that the containers were made from."""
+    problems = []
+    for name, container in files.items():
+        twin = original.weights[0] if tree.single and original.single else name
+        if container.source is None or twin not in original.weights:
+            continue
+        if sha256(original.path(twin), done) != container.source.sha256:
+            problems.append(
+                f"{original.path(twin)}: is not the file that {tree.path(name)} was made from: its sha256 differs"
+            )
+    return problems
+
+
+def _compare(
+    mine: dict[str, tuple[str, LazyTensor]],
+    theirs: dict[str, tuple[str, LazyTensor]],
+    rows: dict[str, Check],
+    jobs: int,
+    done: Done,
+) -> list[str]:
+    """Fill in the differences of `rows`; the problems that have no row."""
+    both = [name for name in mine if name in theirs and rows[name].problem is None]
+    cost = {name: mine[name][1].spec.nbytes + theirs[name][1].spec.nbytes for name in both}
+
+    def work(name: str) -> Check:
+        a, b = theirs[name][1], mine[name][1]
+        if a.spec != b.spec:
+            told = f"{b.dtype}{list(b.shape)}, in the original {a.dtype}{list(a.shape)}"
+            return _with(rows[name], f"is {told}", None)
+        with located(Path(b.path), b.name):
+            found = of_two(a, b)
+        exact = b.codec is None or b.codec.lossless
+        return _with(rows[name], "differs from the original" if exact and not found.identical else None, found)
+
+    for name, check in ordered(work, both, cost.get, jobs, max([MIN_BUDGET, *cost.values()])):
+        rows[name] = check
+        done.add(mine[name][1].nbytes, name)
+    for name in mine.keys() - theirs.keys():
+        rows[name] = _with(rows[name], rows[name].problem or "is not in the original", None)
+    return [f"tensor {name!r} of the original is missing" for name in theirs if name not in mine]
+
+
+def _with(check: Check, problem: str | None, difference: Difference | None) -> Check:
+    return Check(check.file, check.name, check.codec, check.nbytes, problem, difference)

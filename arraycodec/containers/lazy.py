@@ -1,0 +1,221 @@
+"""`LazyTensor`: a tensor in a file, of which only what is asked for is read, checked and decoded."""
+
+from __future__ import annotations
+
+import operator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from arraycodec import api, registry
+from arraycodec.base import Codec, Encoded, Given
+from arraycodec.containers import checks, checksums, safetensors
+from arraycodec.containers.frame import FrameReader
+from arraycodec.containers.manifest import Entry
+from arraycodec.errors import ArgumentError, CorruptError
+from arraycodec.primitives import memory
+from arraycodec.spec import ArraySpec, spec_of
+
+PIECE = 64 << 20  # bytes that `verify` holds of a plain tensor
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a container was opened."""
+
+    framework: str
+    device: Any
+    verify: bool
+    max_bytes: int | None
+
+
+class LazyTensor:
+    """A tensor in a file, read when it is used.
+
+    name, spec (of the decoded array; a sub-byte dtype such as float4_e2m1fn is logical, its data packed uint8),
+    shape, dtype, codec (None where stored plain), nbytes (stored bytes), path (of the file that holds it).
+
+    >>> import numpy as np, arraycodec as ac
+    >>> ac.save_file({"w": ac.encode(np.ones((4, 64), np.float32), "nf4")}, "/tmp/doctest.safetensors")
+    >>> with ac.open_file("/tmp/doctest.safetensors") as f:
+    ...     f["w"], f["w"][1:3].shape, f["w"][0, :2]
+    (LazyTensor('w', float32[4,64], Codebook(table='nf4', block_size=64, flavour=None, offset=False)), \
+(2, 64), array([1., 1.], dtype=float32))
+    """
+
+    def __init__(
+        self, file: safetensors.SafetensorsFile, tensor: safetensors.Tensor, entry: Entry | None, how: Reading
+    ) -> None:
+        self.name = tensor.name
+        self.path = file.path
+        self.nbytes = tensor.stop - tensor.start
+        self.spec = entry.spec if entry else tensor.spec
+        self._file, self._tensor, self._entry, self._how = file, tensor, entry, how
+        self._start = file.header.data_start + tensor.start
+        self._where = f"{file.path}: tensor {checks.shown(tensor.name)}"
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the decoded array."""
+        return self.spec.known_shape
+
+    @property
+    def dtype(self) -> str:
+        """The dtype of the decoded array, by its NumPy name."""
+        return self.spec.dtype
+
+    @cached_property
+    def codec(self) -> Codec | None:
+        """The codec, or None for a plain tensor; VersionError where it is not known here."""
+        if self._entry is None or self._entry.codec is None:
+            return None
+        with checks.from_file(self._where, (ArgumentError,)):
+            return registry.from_json(self._entry.codec)
+
+    def encoded(self) -> Encoded:
+        """The Encoded with planes of the container's framework; ArgumentError for a plain tensor."""
+        encoded = self._frame.encoded()
+        planes = {name: self._placed(plane) for name, plane in encoded.planes.items()}
+        return Encoded(encoded.codec, encoded.spec, planes)
+
+    def decode(self, out: Any = None, *, given: Given | None = None) -> Any:
+        """The decoded (or plain) array in the container's framework, on its device.
+
+        out    an array to fill and return, as for `arraycodec.decode`; of a plain tensor NumPy or torch.
+        given  the extra inputs that the codec declares.
+        """
+        if self.codec is None:
+            value = self._plain()
+            return self._placed(value) if out is None else self._copied(value, out)
+        self._frame.check_decoded()
+        encoded = self.encoded()
+        with checks.from_file(self._where):
+            return api.decode(encoded, out=out, given=given)
+
+    def verify(self) -> int:
+        """Read and check every stored byte (hashes, padding, the codec's rules) without decoding; the bytes checked.
+
+        That is 0 for a tensor of a plain safetensors file, which has no hashes; its bytes are read all the same.
+        """
+        if self.codec is not None:
+            self._open_frame(verify=True).encoded()
+            return self.nbytes
+        region = self._region(verify=True)
+        for at in range(0, self.nbytes, PIECE):
+            region.bytes(at, min(at + PIECE, self.nbytes))
+        return self.nbytes if self._entry else 0
+
+    def __getitem__(self, rows: Any) -> Any:
+        """Rows of axis 0 (int, slice with step 1, or a tuple that starts with one), decoding only what they touch."""
+        pick: Any = rows if isinstance(rows, tuple) and rows else (rows,)
+        first, rest = pick[0], pick[1:]
+        if first is Ellipsis or first == ():
+            return self._result(self._numpy()[rows])
+        shape = checks.in_memory(self.spec).known_shape
+        if not shape or len(shape) != len(self.shape) or shape[0] != self.shape[0]:  # packed rows are not whole bytes
+            raise ArgumentError(f"{self._where}: {checks.spec_text(self.spec)} has no rows to select, got {rows!r}")
+        if isinstance(first, slice):
+            start, stop, step = first.indices(shape[0])
+            if step != 1:
+                raise ArgumentError(f"{self._where}: a slice must have step 1, got {first}")
+            return self._result(self._rows(start, max(start, stop), shape)[:, *rest])
+        try:
+            row = operator.index(first)
+        except TypeError:
+            raise ArgumentError(f"{self._where}: rows must be an int or a slice, got {first!r}") from None
+        if not -shape[0] <= row < shape[0]:
+            raise IndexError(f"{self._where}: row {row} of {shape[0]}")  # what ends Python's iteration over rows
+        row %= shape[0]
+        return self._result(self._rows(row, row + 1, shape)[0, *rest])
+
+    def __len__(self) -> int:
+        if not self.shape:
+            raise TypeError(f"{self._where}: an array without axes has no length")
+        return self.shape[0]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        if copy is False:
+            raise ValueError(f"{self._where}: reading from a file always makes a copy")
+        value = self._numpy()
+        return value if dtype is None else value.astype(dtype)
+
+    def __repr__(self) -> str:
+        kind = "plain" if self._entry is None or self._entry.codec is None else None
+        return f"LazyTensor({checks.shown(self.name)}, {checks.spec_text(self.spec)}, {kind or self.codec})"
+
+    @cached_property
+    def _frame(self) -> FrameReader:
+        return self._open_frame(self._how.verify)
+
+    def _open_frame(self, verify: bool) -> FrameReader:
+        """The frame, in agreement with what the manifest says of it."""
+        if self._entry is None or self.codec is None:
+            raise ArgumentError(f"{self._where}: is stored plain, there is no Encoded")
+        frame = FrameReader(
+            lambda offset, nbytes: self._file.read(self._start + offset, nbytes),
+            self.nbytes,
+            verify=verify,
+            max_bytes=self._how.max_bytes,
+            where=self._where,
+        )
+        got = ArraySpec(frame.shape, frame.spec.dtype)
+        if frame.codec != self.codec or got != self.spec:
+            raise CorruptError(
+                f"{self._where}: the manifest says {self.codec} of {checks.spec_text(self.spec)}, "
+                f"the frame {frame.codec} of {checks.spec_text(got)}"
+            )
+        if verify and f"{frame.digest:016x}" != self._entry.digest:
+            raise CorruptError(f"{self._where}: the frame is not the one that the manifest knows by its hash")
+        return frame
+
+    def _region(self, verify: bool) -> checksums.Region:
+        digests = None
+        if verify and self._entry:
+            digests = checksums.from_hex(self._entry.digest, checksums.count(self.nbytes), self._where)
+        return checksums.Region(self._file.read, self._start, self.nbytes, digests, self._where)
+
+    def _plain(self) -> np.ndarray:
+        """The plain array, of the spec it has in memory."""
+        checks.within(self.nbytes, self._how.max_bytes, self._where)
+        data = self._region(self._how.verify).bytes(0, self.nbytes)
+        return safetensors.as_array(data, checks.in_memory(self.spec))
+
+    def _numpy(self) -> np.ndarray:
+        """The decoded array, in NumPy whatever the container's framework is."""
+        if self.codec is None:
+            return self._plain()
+        self._frame.check_decoded()
+        encoded = self._frame.encoded()
+        with checks.from_file(self._where):
+            return api.decode(encoded)
+
+    def _rows(self, start: int, stop: int, shape: tuple[int, ...]) -> np.ndarray:
+        spec = ArraySpec((stop - start, *shape[1:]), checks.in_memory(self.spec).dtype)
+        row = ArraySpec(shape[1:], spec.dtype)
+        if self.codec is not None:
+            return self._frame.elements(start * row.size, stop * row.size).reshape(spec.known_shape)
+        checks.within(spec.nbytes, self._how.max_bytes, self._where)
+        data = self._region(self._how.verify).bytes(start * row.nbytes, stop * row.nbytes)
+        return safetensors.as_array(data, spec)
+
+    def _placed(self, value: np.ndarray) -> Any:
+        return registry.framework(self._how.framework).from_numpy(value, self._how.device)
+
+    def _result(self, value: Any) -> Any:
+        return self._placed(memory.native(np.asarray(value)))
+
+    def _copied(self, value: np.ndarray, out: Any) -> Any:
+        """`out` filled with the value of a plain tensor."""
+        if isinstance(out, np.ndarray):
+            memory.check_out(out, spec_of(value), {})
+            np.copyto(out, value)
+            return out
+        backend = registry.backend(type(out))
+        if not hasattr(out, "copy_") or backend.spec(out) != spec_of(value):
+            raise ArgumentError(
+                f"{self._where}: out must be a writable NumPy array or torch tensor {checks.spec_text(spec_of(value))}"
+            )
+        out.copy_(backend.from_numpy(value, None))
+        return out

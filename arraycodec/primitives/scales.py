@@ -1,0 +1,113 @@
+"""Scales: one float32 absmax per block, found from bit patterns, divided out when encoding, multiplied when decoding.
+
+The numbered steps are those of docs/format/codebook.md; every block quantiser shares them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from arraycodec.primitives.floats import (
+    BFLOAT16,
+    BIG_SCALE,
+    FLOAT32,
+    INFINITY,
+    LOWER,
+    MAGNITUDE,
+    MIN_SCALE,
+    NAN,
+    as_float,
+    bfloat16_to_float32,
+    flushed,
+    half_to_float32,
+)
+from arraycodec.primitives.jit import inlined, kernel
+from arraycodec.primitives.threads import split
+
+RUN = 4096  # elements in flight: a run and its codes stay in the first-level cache
+
+
+def absmax_of_blocks(source: np.ndarray, kind: int, block: int) -> np.ndarray[Any, np.dtype[np.uint32]]:
+    """Steps 1 to 3 for blocks larger than a run, whose runs are shared among threads."""
+    runs = -(-block // RUN)  # per block
+    found = np.zeros((-(-source.size // block), runs), np.uint32)
+
+    def work(first: int, last: int) -> None:
+        absmax_runs(source, kind, block, found, first, last)
+
+    split(work, found.size, source.size)
+    absmax = found.max(axis=1)
+    return np.where(absmax >= INFINITY, NAN, np.where(absmax >= MIN_SCALE, absmax, np.uint32(0)))
+
+
+@inlined
+def load(source, kind, start, count, run):
+    """Step 1."""
+    piece = source[start : start + count]
+    if kind == FLOAT32:  # one loop per kind: the compiler vectorises each
+        for i in range(count):
+            run[i] = flushed(np.uint32(piece[i]))
+    elif kind == BFLOAT16:
+        for i in range(count):
+            run[i] = flushed(bfloat16_to_float32(np.uint32(piece[i])))
+    else:
+        for i in range(count):
+            run[i] = half_to_float32(np.uint32(piece[i]))  # never subnormal
+
+
+@inlined
+def largest(run):
+    """Step 2."""
+    m = np.uint32(0)
+    for i in range(run.size):
+        m = max(m, np.uint32(run[i] & MAGNITUDE))
+    return m
+
+
+@inlined
+def stored_scale(absmax):
+    """Step 3."""
+    if absmax >= INFINITY:
+        return NAN
+    return absmax if absmax >= MIN_SCALE else np.uint32(0)
+
+
+@kernel
+def absmax_runs(source, kind, block, found, first, last):
+    """The largest magnitude of the runs first..last, where `found` has a row per block and a column per run."""
+    run = np.empty(RUN, np.uint32)
+    for k in range(first, last):
+        b, r = divmod(k, found.shape[1])
+        start = b * block + r * RUN
+        count = max(0, min(RUN, (b + 1) * block - start, source.size - start))
+        load(source, kind, start, count, run)
+        found[b, r] = largest(run[:count])
+
+
+@inlined
+def scale_run(run, absmax):
+    """Steps 4 and 5 in place; where the scale is NaN or 0, y is 0 and the code therefore the zero code."""
+    if absmax >= INFINITY or absmax < MIN_SCALE:
+        run[:] = 0
+        return
+    if absmax >= BIG_SCALE:
+        absmax = np.uint32(absmax - LOWER)
+        for i in range(run.size):
+            u = run[i]
+            run[i] = np.uint32(u - LOWER) if (u & INFINITY) > LOWER else np.uint32(0)
+    # IEEE division gives the bits of recip_rn here (tests sweep all absmax), and the chip does it in one instruction.
+    inverse = np.float32(1) / as_float(absmax)
+    y = run.view(np.float32)
+    for i in range(y.size):
+        y[i] = y[i] * inverse
+
+
+@inlined
+def used_scale(scale):
+    """A stored scale as decoding uses it: the canonical NaN where it is not finite, 0 where it is below 2^-100."""
+    magnitude = np.uint32(scale & MAGNITUDE)
+    if magnitude >= INFINITY:
+        return NAN
+    return np.uint32(scale) if magnitude >= MIN_SCALE else np.uint32(0)

@@ -1,0 +1,194 @@
+"""`BackendSuite`: inherit it, name a backend, and pytest compares every codec with the reference, bit for bit."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+
+from arraycodec.base import Encoded, Planes, Then
+from arraycodec.errors import ArgumentError, UnsupportedByBackend
+from arraycodec.registry import from_json
+from arraycodec.spec import ArraySpec, numpy_dtype, spec_of
+from arraycodec_conformance import vectors
+from arraycodec_conformance.cases import CASES, Case
+from arraycodec_conformance.compare import same_bits
+from arraycodec_conformance.plugin import EXAMPLES, Level, example_count
+from arraycodec_conformance.strategies import PATTERNS, SHAPES, Recipe, recipes
+
+
+class BackendSuite:
+    """The tests of one backend; a subclass sets `backend` and, where it must, the other class attributes.
+
+    backend          import name of a module with the functions that `arraycodec.reference` lists
+    implementations  those of its IMPLEMENTATIONS to test; None is all of them
+    cases            the codecs; leave out what the backend does not have (it must raise UnsupportedByBackend)
+    shapes           the shapes that examples are drawn from
+    """
+
+    backend: ClassVar[str]
+    implementations: ClassVar[tuple[str, ...] | None] = None
+    cases: ClassVar[list[Case]] = CASES
+    shapes: ClassVar[tuple[tuple[int, ...], ...]] = SHAPES
+
+    def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
+        """One test per implementation and per codec."""
+        if "implementation" in metafunc.fixturenames:
+            names = self.implementations or tuple(importlib.import_module(self.backend).IMPLEMENTATIONS)
+            metafunc.parametrize("implementation", names)
+        if "case" in metafunc.fixturenames:
+            metafunc.parametrize("case", self.cases, ids=str)
+
+    # -- the operations, forced to one implementation
+
+    def module(self) -> Any:
+        """The backend."""
+        return importlib.import_module(self.backend)
+
+    def encode(self, implementation: str, x: np.ndarray, case: Case) -> Planes:
+        """The planes of `x` as NumPy arrays, computed by that implementation."""
+        backend, how = self.module(), self.module().IMPLEMENTATIONS[implementation]
+        own = {name: backend.from_numpy(plane) for name, plane in case.given.items()}
+        planes = how.encode(backend.from_numpy(x), case.codec, own)
+        return {name: backend.to_numpy(plane) for name, plane in planes.items()}
+
+    def decode(self, implementation: str, codec: Any, planes: Planes, spec: ArraySpec) -> np.ndarray:
+        """The decoded array as a NumPy array, computed by that implementation."""
+        backend, how = self.module(), self.module().IMPLEMENTATIONS[implementation]
+        own = {name: backend.from_numpy(plane) for name, plane in planes.items()}
+        return backend.to_numpy(how.decode(codec, own, spec, {}))
+
+    def compare(self, implementation: str, case: Case, x: np.ndarray) -> None:
+        """Encode and decode `x` here and in the reference, and require the same bits of every plane."""
+        want = case.codec.encode(x, case.given)
+        got = self.encode(implementation, x, case)
+        assert list(got) == list(case.codec.planes(spec_of(x))), "planes must come in the order of the contract"
+        for name, plane in want.items():
+            same_bits(got[name], plane, f"{case}: plane {name} of {x.dtype}{list(x.shape)}", x)
+        decoded = case.codec.decode(want, spec_of(x))
+        same_bits(self.decode(implementation, case.codec, want, spec_of(x)), decoded, f"{case}: decoded", x)
+        EXAMPLES[f"{self.backend}/{implementation}"] += 1
+
+    # -- the tests
+
+    def test_golden_vectors(self, implementation: str) -> None:
+        """What was committed once is still what comes out."""
+        count = 0
+        for path, vector in vectors.load():
+            case = Case(from_json(vector["codec"]), vectors.arrays(vector["given"]))
+            if case.codec.name not in {c.codec.name for c in self.cases}:
+                continue
+            x, want = vectors.array(vector["x"]), vectors.arrays(vector["planes"])
+            for name, plane in self.encode(implementation, x, case).items():
+                same_bits(plane, want[name], f"{path}: {name}", x)
+            decoded = self.decode(implementation, case.codec, want, spec_of(x))
+            same_bits(decoded, vectors.array(vector["decoded"]), f"{path}: decoded", x)
+            count += 1
+        assert count, "no golden vector was found for the codecs of this suite"
+
+    @pytest.mark.level("default")
+    def test_same_bits_as_reference(self, implementation: str, case: Case, level: Level) -> None:
+        """Arrays of every shape, dtype and distribution, with special patterns injected."""
+        sharing = len(self.cases) * len(self.implementations or self.module().IMPLEMENTATIONS)
+        count = example_count(level, sharing)
+        self._examples(count, case, lambda recipe: self.compare(implementation, case, recipe.array()))
+
+    @pytest.mark.level("default")
+    @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+    def test_every_pattern(self, implementation: str, case: Case, dtype: str) -> None:
+        """All 2^16 inputs, neighbours in a block, and each with 1.0 (so that not all blocks are NaN or zero)."""
+        patterns = np.arange(2**16, dtype=np.uint16).view(numpy_dtype(dtype))
+        self.compare(implementation, case, patterns.reshape(-1, 64))
+        finite = np.where(np.isfinite(patterns), patterns, patterns.dtype.type(1))
+        self.compare(implementation, case, np.sort(finite).reshape(-1, 64))
+
+    @pytest.mark.level("default")
+    def test_edges_of_scale(self, implementation: str, case: Case) -> None:
+        """Blocks whose scale lies at each special pattern, with neighbours of every size below it."""
+        scales = np.array(PATTERNS, np.uint32).view(np.float32)
+        with np.errstate(all="ignore"):
+            x = scales[:, None] * np.linspace(-1, 1, 64, dtype=np.float32)
+        x[:, 7] = scales
+        for row in x:
+            self.compare(implementation, case, row.reshape(1, 64))
+
+    @pytest.mark.level("default")
+    def test_any_stored_scale_decodes(self, implementation: str, case: Case) -> None:
+        """Planes written by others: scales that are negative, tiny, huge, infinite or NaN, and every byte of codes."""
+        rng = np.random.default_rng(7)
+        spec = ArraySpec((len(PATTERNS), 1024), "float32")
+        planes = case.codec.encode(np.ones(spec.known_shape, np.float32), case.given)
+        for name, plane in planes.items():
+            if name.endswith("codes"):
+                planes[name] = rng.integers(0, 256, plane.shape, np.uint8)
+            elif name.endswith("absmax"):
+                planes[name] = rng.choice(np.array(PATTERNS, np.uint32), plane.shape).view(np.float32)
+        for dtype in ("float32", "bfloat16", "float16"):
+            own = ArraySpec(spec.shape, dtype)
+            want = case.codec.decode(planes, own)
+            same_bits(self.decode(implementation, case.codec, planes, own), want, f"{case}: decoded as {dtype}")
+
+    @pytest.mark.level("default")
+    def test_through_the_public_functions(self, case: Case) -> None:
+        """`arraycodec.encode` and `decode` give this backend's arrays, the reference's bits, and leave x as it was."""
+        import arraycodec as ac
+
+        backend = self.module()
+        x = Recipe((6, 64), "float32", "normal", 0, 1).array()
+        own = backend.from_numpy(x.copy())
+        enc = ac.encode(own, case.codec, given={n: backend.from_numpy(p) for n, p in case.given.items()})
+        assert backend.spec(own) == enc.spec
+        same_bits(backend.to_numpy(own), x, "the input after encode")
+        want = case.codec.encode(x, case.given)
+        for name, plane in enc.planes.items():
+            assert type(plane) is type(own), f"{name}: must be a {type(own)}, got {type(plane)}"
+            same_bits(backend.to_numpy(plane), want[name], f"{case}: plane {name}", x)
+        decoded = ac.decode(enc)
+        assert type(decoded) is type(own)
+        same_bits(backend.to_numpy(decoded), case.codec.decode(want, spec_of(x)), f"{case}: decoded", x)
+        narrow = ac.decode(enc, dtype="bfloat16")
+        want16 = case.codec.decode(want, ArraySpec(enc.spec.shape, "bfloat16"))
+        same_bits(backend.to_numpy(narrow), want16, f"{case}: decoded as bfloat16", x)
+
+    @pytest.mark.level("default")
+    def test_leading_axes_are_mapped_over(self, case: Case) -> None:
+        """Planes stacked under new axes decode to the stacked arrays."""
+        import arraycodec as ac
+
+        backend = self.module()
+        xs = [Recipe((3, 64), "float32", "normal", 0, seed).array() for seed in range(4)]
+        planes = [case.codec.encode(x, case.given) for x in xs]
+        stacked = {n: np.stack([p[n] for p in planes]).reshape(2, 2, *planes[0][n].shape) for n in planes[0]}
+        enc = Encoded(case.codec, spec_of(xs[0]), {n: backend.from_numpy(p) for n, p in stacked.items()})
+        assert enc.batch_shape == (2, 2)
+        want = np.stack([case.codec.decode(p, spec_of(xs[0])) for p in planes]).reshape(2, 2, 3, 64)
+        same_bits(backend.to_numpy(ac.decode(enc)), want, f"{case}: decoded with leading axes")
+
+    @pytest.mark.level("default")
+    def test_unsupported_dtypes_are_refused(self) -> None:
+        """An integer array is an error that names the codec and the dtypes it takes."""
+        import arraycodec as ac
+
+        with pytest.raises((ArgumentError, UnsupportedByBackend), match="float32, bfloat16, float16"):
+            ac.encode(self.module().from_numpy(np.arange(64, dtype=np.int32)), "nf4")
+
+    def _examples(self, count: int, case: Case, check: Callable[[Recipe], None]) -> None:
+        """Run `check` on drawn recipes; always the same ones, unless there are so many that fresh ones add to them."""
+        codec = case.codec.outer if isinstance(case.codec, Then) else case.codec
+
+        @settings(
+            max_examples=count, deadline=None, database=None, derandomize=count < 100,
+            suppress_health_check=list(HealthCheck),
+        )  # fmt: skip
+        @given(recipe=recipes(codec.dtypes, self.shapes))
+        def run(recipe: Recipe) -> None:
+            check(recipe)
+
+        run()
+
+
+__all__ = ["BackendSuite"]
