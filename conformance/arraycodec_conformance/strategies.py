@@ -50,7 +50,8 @@ def _thresholds(rng: np.random.Generator, size: int) -> np.ndarray:
     points = np.concatenate([table.bounds, table.values])
     x = rng.choice(points, size).astype(np.float32) * np.float32(rng.uniform(0.5, 2))
     x[rng.random(size) < 0.02] = np.float32(2)
-    return (x.view(np.int32) + rng.integers(-2, 3, size, np.int32)).view(np.float32)
+    near = (x.view(np.int32) + rng.integers(-2, 3, size, np.int32)).view(np.float32)
+    return np.where(x == 0, x, near)  # next to the bits of zero lie those of NaN
 
 
 _DISTRIBUTIONS: dict[str, Any] = {
