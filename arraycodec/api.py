@@ -70,6 +70,8 @@ def _decode(backend: Any, encoded: Encoded, out: Any, dtype: str | None, given: 
     codec, spec, batch = _decoding(encoded, out, dtype)
     if not batch:
         return backend.decode(codec, encoded.planes, spec, given, out)
+    if hasattr(backend, "decode_batch"):
+        return backend.decode_batch(codec, encoded.planes, spec, given, batch)
     # The planes of each element lie one after another, whatever the axes are called.
     flat = {n: p.reshape(-1, *p.shape[len(batch) :]) for n, p in encoded.planes.items()}
     one = (

@@ -6,6 +6,7 @@ A backend is a module with
     spec(x)                  the ArraySpec of an array
     encode(x, codec, given), decode(codec, planes, spec, given, out)
     empty(spec, device), from_numpy(x, device), to_numpy(x)
+and where one call for planes with leading axes beats a loop, decode_batch(codec, planes, spec, given, batch).
 """
 
 from __future__ import annotations

@@ -6,19 +6,21 @@ import os
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from arraycodec import api
 from arraycodec.base import Codec, Encoded
 from arraycodec.checkpoints.files import check_target, copy, refuse_existing, sha256
 from arraycodec.checkpoints.pipeline import MIN_BUDGET, Done, Progress, ordered, using
 from arraycodec.checkpoints.policy import Decision, Policy
-from arraycodec.checkpoints.report import Report, Row, codec_label
+from arraycodec.checkpoints.report import Report, Row, codec_label, total
 from arraycodec.checkpoints.tree import Tree, label, located, opened, scan
 from arraycodec.containers.frame import frame_size
 from arraycodec.containers.manifest import Source
 from arraycodec.containers.safetensors import SafetensorsFile
 from arraycodec.containers.writer import Writer, head_size
 from arraycodec.errors import ArgumentError, NonFiniteError
+from arraycodec.spec import ArraySpec
 
 
 def compress(
@@ -97,7 +99,7 @@ def _decide(tree: Tree, policy: Policy) -> list[Row]:
     return rows
 
 
-def _size(spec, decision: Decision) -> int | None:
+def _size(spec: ArraySpec, decision: Decision) -> int | None:
     """The bytes a tensor will take, where they do not depend on its data."""
     if decision.codec is None:
         return spec.nbytes
@@ -107,12 +109,11 @@ def _size(spec, decision: Decision) -> int | None:
 
 def _predict(path: Path, rows: list[Row]) -> int | None:
     """The size of the file that these rows will make."""
-    sizes = [row.after for row in rows]
-    if None in sizes:
+    if (data := total([row.after for row in rows])) is None:
         return None
     with SafetensorsFile(path) as file:
         plan = [(row.name, file.tensors[row.name].spec, row.codec) for row in rows]
-        return head_size(plan, file.metadata, Source(file.header.raw, "0" * 64)) + sum(sizes)
+        return head_size(plan, file.metadata, Source(file.header.raw, "0" * 64)) + data
 
 
 def _compress_file(src: Path, dst: Path, rows: list[Row], jobs: int, overwrite: bool, done: Done) -> list[Row]:
@@ -138,7 +139,7 @@ def _write(
     dst.parent.mkdir(parents=True, exist_ok=True)
     with Writer(dst, plan, metadata=file.metadata, source=source, overwrite=overwrite) as writer:
 
-        def work(name: str):
+        def work(name: str) -> Any:
             with located(Path(file.path), name):
                 array, codec = file.array(name), by_name[name].codec
                 return array if codec is None else api.encode(array, codec, check=False)

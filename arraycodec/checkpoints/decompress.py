@@ -57,7 +57,9 @@ def _decompress_file(file: str, container: Container, dst: Path, jobs: int, over
     with SafetensorsWriter(dst, header, overwrite=overwrite) as writer:
         cost = {name: tensor.spec.nbytes for name, tensor in container.items()}
         budget = max([MIN_BUDGET, *cost.values()])
-        for name, array in ordered(lambda name: container[name].decode(), [*header.tensors], cost.get, jobs, budget):
+        for name, array in ordered(
+            lambda name: container[name].decode(), [*header.tensors], cost.__getitem__, jobs, budget
+        ):
             writer.add(name, array)
             del array  # so that it is gone before the next one is decoded
             tensor = container[name]

@@ -104,7 +104,9 @@ def diff(
         cost = {name: mine[name].spec.nbytes + other[name].spec.nbytes for name in both}
         done, found = Done(sum(cost.values()), progress), {}
         budget = max([MIN_BUDGET, *cost.values()])
-        for name, difference in ordered(lambda name: of_two(mine[name], other[name]), both, cost.get, threads, budget):
+        for name, difference in ordered(
+            lambda name: of_two(mine[name], other[name]), both, cost.__getitem__, threads, budget
+        ):
             found[name] = difference
             done.add(cost[name], name)
         rows = [_change(name, mine.get(name), other.get(name), found.get(name)) for name in mine | other]
@@ -129,5 +131,8 @@ def _change(name: str, a: LazyTensor | None, b: LazyTensor | None, difference: D
         status = "incompatible"
     else:
         status = "same" if difference.identical and a.dtype == b.dtype else "changed"
-    sides = [tensor and Side(tensor.dtype, tensor.shape, tensor.codec) for tensor in (a, b)]
-    return Change(name, status, *sides, difference)
+    return Change(name, status, _side(a), _side(b), difference)
+
+
+def _side(tensor: LazyTensor | None) -> Side | None:
+    return None if tensor is None else Side(tensor.dtype, tensor.shape, tensor.codec)

@@ -11,6 +11,7 @@ from arraycodec.checkpoints.pipeline import Done
 from arraycodec.checkpoints.tree import Tree
 from arraycodec.containers.atomic import AtomicFile
 from arraycodec.errors import ArgumentError
+from arraycodec.registry import SCHEMES
 
 PIECE = 1 << 22  # bytes copied or hashed at a time
 
@@ -57,3 +58,20 @@ def sha256(path: Path, done: Done) -> str:
             digest.update(piece)
             done.add(len(piece), "sha256")
     return digest.hexdigest()
+
+
+def default_target(src: Path, suffix: str) -> Path:
+    """Where a result goes that was given no name: `model.nf4.safetensors` beside a file, `model-nf4` beside a folder.
+
+    >>> default_target(Path("model.nf4.safetensors"), "decompressed").name
+    'model.decompressed.safetensors'
+    """
+    if src.is_dir():
+        src = src.resolve()
+        stem, mark, last = src.name.rpartition("-")
+        return src.parent / f"{stem if mark and last in SCHEMES else src.name}-{suffix}"
+    stem, mark, last = src.name.removesuffix(".safetensors").rpartition(".")
+    return (
+        src.parent
+        / f"{stem if mark and last in SCHEMES else src.name.removesuffix('.safetensors')}.{suffix}.safetensors"
+    )

@@ -100,7 +100,7 @@ def verify(
         done = Done(sum(cost.values()) * (1 if original is None else 2) + hashed, progress)
         budget = max([MIN_BUDGET, *cost.values()])
         rows = {}
-        for name, check in ordered(lambda name: _check(*mine[name]), [*mine], cost.get, threads, budget):
+        for name, check in ordered(lambda name: _check(*mine[name]), [*mine], cost.__getitem__, threads, budget):
             rows[name] = check
             done.add(cost[name], name)
         problems: list[str] = []
@@ -154,7 +154,7 @@ def _compare(
         exact = b.codec is None or b.codec.lossless
         return _with(rows[name], "differs from the original" if exact and not found.identical else None, found)
 
-    for name, check in ordered(work, both, cost.get, jobs, max([MIN_BUDGET, *cost.values()])):
+    for name, check in ordered(work, both, cost.__getitem__, jobs, max([MIN_BUDGET, *cost.values()])):
         rows[name] = check
         done.add(mine[name][1].nbytes, name)
     for name in mine.keys() - theirs.keys():

@@ -85,7 +85,7 @@ def _encode(codec: Any, x: np.ndarray, given: Planes) -> Planes:
         if codec.offset:
             planes.setdefault("offset", _mean(wide.ravel()))
             wide = wide - planes["offset"]
-        wide = np.where(np.abs(wide) < np.float32(2**-126), np.float32(0), wide)  # NaN < ... is False
+        wide = _without_subnormals(wide)
         block = codec.block_size or max(x.size, 1)
         count = max(-(-x.size // block), 1 if codec.block_size is None else 0)
         blocks = np.zeros(count * block, np.float32)
@@ -123,7 +123,7 @@ def _decode(codec: Any, planes: Planes, spec: ArraySpec, given: Planes, out: Non
         y = np.where(y == 0, np.float32(0), y)
         if codec.offset:
             y = y + planes["offset"]
-            y = np.where(np.abs(y) < np.float32(2**-126), np.float32(0), y)
+            y = _without_subnormals(y)
         y = np.where(np.isnan(y), np.uint32(0x7FC00000).view(np.float32), y).astype(np.float32)
         narrow = y.astype(spec.numpy_dtype)
         if spec.dtype != "float32":  # the canonical NaN of a 16-bit format has no payload
@@ -137,9 +137,13 @@ def _mean(x: np.ndarray) -> np.ndarray:
     while size < x.size:
         size *= 2
     total = np.zeros(size, np.float32)
-    total[: x.size] = x
+    total[: x.size] = _without_subnormals(x)
     while size > 1:
         size //= 2
-        total = total[:size] + total[size:]
+        total = _without_subnormals(total[:size] + total[size:])
     value = total[0] * (np.float32(1) / np.float32(x.size)) if x.size else np.float32(0)
-    return np.array(value if np.isfinite(value) else 0, np.float32)
+    return np.array(value if np.float32(2**-100) <= np.abs(value) < np.inf else 0, np.float32)
+
+
+def _without_subnormals(x: np.ndarray) -> np.ndarray:
+    return np.where(np.abs(x) < np.float32(2**-126), np.float32(0), x)

@@ -1,0 +1,5 @@
+"""`python -m arraycodec.cli`, the command `arraycodec` where no script is on the PATH."""
+
+from arraycodec.cli import main
+
+main()

@@ -1,0 +1,236 @@
+"""The commands: their arguments and help. Imports are inside, so that `--help` loads neither NumPy nor a framework."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from arraycodec.cli.failures import DIFFERENT, EXIT_CODES, Group
+
+app = typer.Typer(
+    name="arraycodec",
+    cls=Group,
+    help="Compress the weights of neural networks: quantised or lossless, checksummed, as valid safetensors files.",
+    epilog=EXIT_CODES,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout instead of tables.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
+Jobs = Annotated[
+    int | None, typer.Option("--jobs", "-j", min=1, help="Threads; as many as there are CPUs if not given.")
+]
+Force = Annotated[bool, typer.Option("--force", "-f", help="Overwrite files that exist.")]
+Every = Annotated[bool, typer.Option("--tensors", "-t", help="One row per tensor, not one per group of like names.")]
+Source = Annotated[Path, typer.Argument(metavar="SRC", help="A .safetensors file, or a folder of shards.")]
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        import arraycodec
+
+        print(f"arraycodec {arraycodec.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command(epilog="Example: arraycodec compress model.safetensors --scheme nf4 --exclude '*embed*'")
+def compress(
+    src: Source,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="DST", help="Default: SRC.nf4.safetensors, for a folder SRC-nf4."),
+    ] = None,
+    scheme: Annotated[str, typer.Option("--scheme", "-s", help="`arraycodec list` shows all.")] = "nf4",
+    include: Annotated[
+        list[str] | None, typer.Option(metavar="GLOB", help="Encode tensors of such names whatever rank and size.")
+    ] = None,
+    exclude: Annotated[
+        list[str] | None, typer.Option(metavar="GLOB", help="Leave tensors of such names plain.")
+    ] = None,
+    jobs: Jobs = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Show decisions and sizes; write nothing.")] = False,
+    every: Every = False,
+    as_json: Json = False,
+    force: Force = False,
+    quiet: Quiet = False,
+) -> None:
+    """Compress a checkpoint: matrices are encoded, all else stays as it is. The input is never changed."""
+    from arraycodec.checkpoints.compress import compress
+    from arraycodec.checkpoints.files import default_target
+    from arraycodec.cli import render, views
+
+    dst = output or default_target(src, scheme)
+    with render.progress("compressing", not (quiet or as_json)) as progress:
+        report = compress(
+            src, dst, scheme, include=include or (), exclude=exclude or (), jobs=jobs, dry_run=dry_run,
+            overwrite=force, progress=progress,
+        )  # fmt: skip
+    if as_json:
+        render.emit_json(report.to_json())
+    elif not quiet:
+        views.compressed(report, every)
+
+
+@app.command(epilog="Example: arraycodec decompress model.nf4.safetensors -o model.safetensors")
+def decompress(
+    src: Source,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="DST", help="Default: SRC.decompressed.safetensors, SRC-decompressed."),
+    ] = None,
+    jobs: Jobs = None,
+    as_json: Json = False,
+    force: Force = False,
+    quiet: Quiet = False,
+) -> None:
+    """Decode a compressed checkpoint to plain safetensors files with the layout of the original ones."""
+    from arraycodec.checkpoints.decompress import decompress
+    from arraycodec.checkpoints.files import default_target
+    from arraycodec.cli import render, views
+
+    dst = output or default_target(src, "decompressed")
+    with render.progress("decompressing", not (quiet or as_json)) as progress:
+        report = decompress(src, dst, jobs=jobs, overwrite=force, progress=progress)
+    if as_json:
+        render.emit_json(report.to_json())
+    elif not quiet:
+        views.decompressed(report)
+
+
+@app.command(epilog="Example: arraycodec info model.nf4.safetensors --tensors")
+def info(
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="A file or folder, plain or compressed.")],
+    every: Every = False,
+    as_json: Json = False,
+) -> None:
+    """Show what a checkpoint holds. Only headers are read."""
+    from arraycodec.checkpoints.info import info
+    from arraycodec.cli import render, views
+
+    found = info(path)
+    if as_json:
+        render.emit_json(found.to_json())
+    else:
+        views.info(found, every)
+
+
+@app.command(epilog="Example: arraycodec verify model.nf4.safetensors --against model.safetensors")
+def verify(
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="A compressed file or folder.")],
+    against: Annotated[
+        Path | None, typer.Option(metavar="SRC", help="The original: compare every tensor with it as well.")
+    ] = None,
+    jobs: Jobs = None,
+    every: Every = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Read every byte and check it against its checksum. Exit code 1 where something is wrong."""
+    import time
+
+    from arraycodec.checkpoints.verify import verify
+    from arraycodec.cli import render, views
+
+    start = time.perf_counter()
+    with render.progress("verifying", not (quiet or as_json)) as progress:
+        found = verify(path, against=against, jobs=jobs, progress=progress)
+    if as_json:
+        render.emit_json(found.to_json())
+    elif not quiet:
+        views.verified(found, time.perf_counter() - start, every)
+    if not found.ok:
+        raise typer.Exit(DIFFERENT)
+
+
+@app.command(epilog="Example: arraycodec diff model.safetensors model.nf4.safetensors")
+def diff(
+    a: Annotated[Path, typer.Argument(metavar="A", help="A file or folder, plain or compressed.")],
+    b: Annotated[Path, typer.Argument(metavar="B", help="Another one.")],
+    jobs: Jobs = None,
+    every: Every = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Compare two checkpoints tensor by tensor. Exit code 1 where they differ."""
+    from arraycodec.checkpoints.diff import diff
+    from arraycodec.cli import render, views
+
+    with render.progress("comparing", not (quiet or as_json)) as progress:
+        found = diff(a, b, jobs=jobs, progress=progress)
+    if as_json:
+        render.emit_json(found.to_json())
+    elif not quiet:
+        views.diff(found, every)
+    if not found.equal:
+        raise typer.Exit(DIFFERENT)
+
+
+@app.command(name="list", epilog="Example: arraycodec list --json")
+def list_(as_json: Json = False) -> None:
+    """Show schemes, codecs, and which backends are installed."""
+    from arraycodec.checkpoints.inventory import inventory
+    from arraycodec.cli import render, views
+
+    found = inventory()
+    if as_json:
+        render.emit_json(found)
+    else:
+        views.inventory(found)
+
+
+@app.command(epilog="Example: arraycodec bench --size 4096x4096 --schemes nf4,fp4 --quick")
+def bench(
+    file: Annotated[Path | None, typer.Argument(help="Measure on the tensors of this .safetensors file.")] = None,
+    size: Annotated[str, typer.Option(metavar="ROWSxCOLS", help="The matrix to measure on.")] = "4096x11008",
+    schemes: Annotated[str | None, typer.Option(metavar="A,B", help="Only these; all if not given.")] = None,
+    quick: Annotated[bool, typer.Option(help="Few repetitions, float32, no peers: a first look.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Measure speed and error of every scheme on this machine, beside a plain copy of the same array."""
+    from arraycodec.checkpoints.bench import bench, parse_size
+    from arraycodec.cli import render, views_bench
+
+    with render.status("measuring", not as_json) as say:
+        found = bench(file, parse_size(size), schemes.split(",") if schemes else None, quick=quick, say=say)
+    if as_json:
+        render.emit_json(found.to_json())
+    else:
+        views_bench.bench(found)
+
+
+@app.command(epilog="Example: arraycodec demo -o /tmp/demo")
+def demo(
+    file: Annotated[
+        Path | None, typer.Argument(help="A .safetensors file; a small trained model comes with the package.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="DIR", help="Keep the files and the plot here.")
+    ] = None,
+    plot: Annotated[bool, typer.Option(help="Draw bits per weight against error; needs matplotlib.")] = True,
+    as_json: Json = False,
+) -> None:
+    """Compress a checkpoint with every scheme, verify and decode it, and show size, error and speed of each."""
+    from arraycodec.checkpoints.demo import demo
+    from arraycodec.cli import render, views_bench
+
+    with render.status("encoding", not as_json) as say:
+        found = demo(file, output, plot=plot, say=say)
+    if as_json:
+        render.emit_json(found.to_json())
+    else:
+        views_bench.demo(found)
+    if not found.ok:
+        raise typer.Exit(DIFFERENT)

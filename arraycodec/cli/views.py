@@ -1,0 +1,161 @@
+"""What compress, decompress, info, verify, diff and list print."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+from arraycodec.checkpoints.diff import Diff
+from arraycodec.checkpoints.info import Info
+from arraycodec.checkpoints.report import Report, Row, codec_label, total
+from arraycodec.checkpoints.verify import Check, Verification
+from arraycodec.cli.render import cell, console, decibels, dimensions, grouped, size, table, times
+
+STYLES = {"same": "dim", "changed": "yellow", "incompatible": "red", "removed": "red", "added": "green"}
+
+
+def compressed(report: Report, every: bool = False) -> None:
+    """Every decision with its reason, then what it came to."""
+    out = console()
+    rows = table("tensor", "", "dtype", "shape", "codec", ">before", ">after", "|reason")
+    like = grouped(report.rows, _labelled, lambda r: (r.dtype, r.shape, r.codec, r.reason), every)
+    for name, group in like:
+        row, style = group[0], "" if group[0].codec else "dim"
+        rows.add_row(
+            cell(name, style), cell(times(len(group)), style), cell(row.dtype, style),
+            cell(dimensions(row.shape), style), cell(codec_label(row.codec) or "plain", "green" if row.codec else style),
+            cell(size(sum(r.before for r in group)), style), cell(size(total([r.after for r in group])), style),
+            cell(row.reason, "yellow" if "NaN" in row.reason else style),
+        )  # fmt: skip
+    out.print(rows)
+    _summary(report)
+    if report.dry_run:
+        out.print(cell("dry run: nothing was written", "bold yellow"))
+    else:
+        out.print(cell(f"check it:  arraycodec verify {report.dst} --against {report.src}", "dim"), soft_wrap=True)
+
+
+def _labelled(row: Row | Check) -> str:
+    folder = row.file.rpartition("/")[0]
+    return f"{folder}/{row.name}" if folder else row.name
+
+
+def _summary(report: Report) -> None:
+    out, bits = console(), 8 * report.after / report.elements if report.after and report.elements else None
+    files = f", {len(report.files)} files" if len(report.files) > 1 else ""
+    smaller = f"   {report.ratio:.2f}× smaller" if report.ratio else ""
+    out.print(cell(f"{report.src} → {report.dst}", "bold"), soft_wrap=True)
+    out.print(
+        cell(f"{size(report.before)} → {size(report.after)}{smaller}", "bold green"),
+        cell((f"  {bits:.2f} bits per weight," if bits else "") + f" {len(report.encoded)} of {len(report.rows)} tensors "
+             f"encoded with {report.scheme}{files}"),
+    )  # fmt: skip
+
+
+def decompressed(report: Report) -> None:
+    """One line: from where to where, and what it came to."""
+    lossy = sum(not row.codec.lossless for row in report.encoded if row.codec)
+    told = f"{lossy} of them lossy" if lossy else "every file is the original again, byte for byte"
+    out = console()
+    out.print(cell(f"{report.src} → {report.dst}", "bold"), soft_wrap=True)
+    out.print(cell(f"{size(report.before)} → {size(report.after)}", "bold green"), end="")
+    out.print(cell(f"  {len(report.rows)} tensors, {len(report.encoded)} decoded, {told}"), soft_wrap=True)
+
+
+def info(found: Info, every: bool = False) -> None:
+    """Tensors in groups, then one line for the whole."""
+    out = console()
+    rows = table("tensor", "", "dtype", "shape", "codec", ">decoded", ">stored", ">bits/weight")
+    for name, group in grouped(found.rows, _labelled, lambda r: (r.dtype, r.shape, r.codec), every):
+        row, elements = group[0], sum(math.prod(r.shape) for r in group)
+        stored = sum(r.after or 0 for r in group)
+        style = "" if row.codec else "dim"
+        rows.add_row(
+            cell(name, style), cell(times(len(group)), style), cell(row.dtype, style),
+            cell(dimensions(row.shape), style), cell(codec_label(row.codec) or "plain", "green" if row.codec else style),
+            cell(size(sum(r.before for r in group)), style), cell(size(stored), style),
+            cell(f"{8 * stored / elements:.2f}" if elements else "", style),
+        )  # fmt: skip
+    out.print(rows)
+    kind = "arraycodec container, checksummed (xxh3-64)" if found.native else "plain safetensors, no checksums"
+    out.print(cell(found.path, "bold"), cell(f"  {kind}"), soft_wrap=True)
+    ratio = f" ({found.decoded / found.stored:.2f}× smaller than decoded)" if found.native and found.stored else ""
+    schemes = ", ".join(f"{count} {name}" for name, count in found.schemes.items())
+    files = f" in {len(found.files)} files" if len(found.files) > 1 else ""
+    out.print(cell(
+        f"{len(found.rows)} tensors{files} ({schemes}), {found.elements / 1e6:.2f} M weights, {size(found.stored)}{ratio}, "
+        f"{found.bits_per_element:.2f} bits per weight"
+    ))  # fmt: skip
+
+
+def verified(found: Verification, seconds: float, every: bool = False) -> None:
+    """What is wrong, with `--against` how far from the original, and one line for the whole."""
+    out = console()
+    if found.against is not None:
+        compared = [row for row in found.rows if row.difference and not row.difference.identical]
+        rows = table("tensor", "", "codec", ">SNR (lowest)", ">max abs error", ">relative RMS")
+        for name, group in grouped(compared, _labelled, lambda r: r.codec, every):
+            errors = [row.difference for row in group if row.difference]
+            rows.add_row(cell(name), cell(times(len(group))), cell(codec_label(group[0].codec) or "plain", "green"),
+                         cell(decibels(min(e.snr_db for e in errors))), cell(f"{max(e.max_abs for e in errors):.3g}"),
+                         cell(f"{max(e.relative_rms for e in errors):.3g}"))  # fmt: skip
+        if compared:
+            out.print(rows)
+        exact = sum(row.difference is not None and row.difference.identical for row in found.rows)
+        out.print(cell(f"{exact} of {len(found.rows)} tensors equal the original bit for bit"))
+    for problem in [*found.problems, *(row.problem for row in found.rows if row.problem)]:
+        out.print(cell("bad  ", "bold red"), cell(problem), sep="", soft_wrap=True)
+    for file in found.unchecked:
+        out.print(cell(f"note: {file} has no checksums, only its structure could be checked", "yellow"), soft_wrap=True)
+    speed = f", {found.nbytes / seconds / 1e9:.2f} GB/s" if found.against is None and found.nbytes else ""
+    whole = f"{len(found.rows)} tensors, {size(found.nbytes)} under checksums that hold, {seconds:.2f} s{speed}"
+    out.print(cell("ok   " if found.ok else "FAILED  ", "bold green" if found.ok else "bold red"), cell(whole), sep="")
+
+
+def diff(found: Diff, every: bool = False) -> None:
+    """A row for each group of tensors that differ, then counts."""
+    out = console()
+    rows = table("tensor", "", "status", "A", "B", ">SNR (lowest)", ">max abs", ">relative RMS")
+    differing = [row for row in found.rows if row.status != "same"]
+    like = grouped(differing, lambda r: r.name, lambda r: (r.status, r.a, r.b), every)
+    for name, group in like:
+        row, errors = group[0], [r.difference for r in group if r.difference]
+        figures: Iterable[Any] = ("", "", "")
+        if errors:
+            figures = (decibels(min(e.snr_db for e in errors)), f"{max(e.max_abs for e in errors):.3g}",
+                       f"{max(e.relative_rms for e in errors):.3g}")  # fmt: skip
+        rows.add_row(cell(name), cell(times(len(group))), cell(row.status, STYLES[row.status]), cell(_side(row.a)),
+                     cell(_side(row.b)), *map(cell, figures))  # fmt: skip
+    if differing:
+        out.print(rows)
+    counts = ", ".join(f"{count} {status}" for status, count in found.counts.items() if count)
+    told = "equal" if found.equal else "different"
+    out.print(cell(f"{told}: ", "bold green" if found.equal else "bold yellow"), cell(counts or "no tensors"), sep="")
+
+
+def _side(side: Any) -> str:
+    if side is None:
+        return ""
+    return f"{side.dtype} {dimensions(side.shape)}" + (f" {codec_label(side.codec)}" if side.codec else "")
+
+
+def inventory(found: dict[str, Any]) -> None:
+    """Three tables: schemes, codecs, backends."""
+    out = console()
+    rows = table("scheme", ">bits/weight", "dtypes", "|codec", title="Schemes")
+    for scheme in found["schemes"]:
+        bits = "data-dependent" if scheme["bits_per_element"] is None else f"{scheme['bits_per_element']:.3f}"
+        rows.add_row(cell(scheme["name"], "green"), cell(bits), cell(", ".join(scheme["dtypes"])), cell(scheme["repr"]))
+    out.print(rows)
+    rows = table("codec", "", "|about", title="Codecs")
+    for codec in found["codecs"]:
+        rows.add_row(cell(codec["name"], "green"), cell("lossless" if codec["lossless"] else ""), cell(codec["about"]))
+    out.print(rows)
+    rows = table("backend", "installed", title="Backends")
+    for backend in found["backends"]:
+        versions = ", ".join(f"{name} {version}" for name, version in backend["versions"].items() if version)
+        missing = f'no: pip install "arraycodec[{backend["name"]}]"'
+        style = "green" if backend["installed"] else "dim"
+        rows.add_row(cell(backend["name"], style), cell(versions if backend["installed"] else missing))
+    out.print(rows)

@@ -1,0 +1,94 @@
+"""What the backend needs to know of a JAX array: its spec, where it is, and its memory shared with NumPy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.core import Tracer
+
+from arraycodec.errors import ArgumentError, UnsupportedByBackend
+from arraycodec.primitives import memory
+from arraycodec.spec import DTYPES, ArraySpec
+
+
+def spec(x: Any) -> ArraySpec:
+    """The spec of an array or tracer."""
+    name = getattr(getattr(x, "dtype", None), "name", type(x).__name__)
+    if name not in DTYPES:
+        raise ArgumentError(f"array: dtype must be one of {', '.join(DTYPES)}, got {name}")
+    if not all(isinstance(axis, int) for axis in x.shape):
+        raise ArgumentError(f"array: every axis must have a known length, got shape {x.shape}")
+    return ArraySpec(tuple(x.shape), name)
+
+
+def at_hand(x: Any) -> bool:
+    """Whether `x` has values now, on a CPU that belongs to this process."""
+    if isinstance(x, Tracer):
+        return False
+    return not isinstance(x, jax.Array) or (
+        x.is_fully_addressable and all(device.platform == "cpu" for device in x.sharding.device_set)
+    )
+
+
+def on_one_cpu(x: Any) -> bool:
+    """Whether NumPy can look at the memory of `x`: that of a single CPU device."""
+    return at_hand(x) and (not isinstance(x, jax.Array) or len(x.sharding.device_set) == 1)
+
+
+def staged() -> bool:
+    """Whether operations on arrays at hand are recorded rather than done, because `jit` or `scan` is tracing."""
+    return isinstance(lax.neg(np.float32(0)), Tracer)
+
+
+def concrete(x: Any) -> bool:
+    """Whether the values can be looked at without a transfer or an error."""
+    return at_hand(x) and not staged()
+
+
+def to_numpy(x: Any) -> np.ndarray:
+    """The values of `x`: a read-only view of a CPU array, a copy from elsewhere."""
+    if isinstance(x, Tracer):
+        raise UnsupportedByBackend(
+            f"jax: a traced array has no values to look at (nor to check, by check=True), got {type(x).__name__}"
+        )
+    if isinstance(x, jax.Array) and not x.is_fully_addressable:
+        raise UnsupportedByBackend(f"jax: the array lies partly in other processes, its sharding is {x.sharding}")
+    return np.asarray(x)
+
+
+def from_numpy(x: np.ndarray, device: Any = None) -> jax.Array:
+    """A JAX array on the memory of `x` where that is aligned to 64 bytes, else a copy; do not write to `x` any more.
+
+    device   a JAX device or sharding, the name of a platform, or None for the default device.
+    """
+    if jax.dtypes.canonicalize_dtype(x.dtype) != x.dtype.newbyteorder("="):
+        raise UnsupportedByBackend(f"jax: {x.dtype} arrays need jax.config.update('jax_enable_x64', True)")
+    where = jax.local_devices(backend=device)[0] if isinstance(device, str) else device
+    return jax.device_put(memory.native(x), where, may_alias=True)
+
+
+def like(x: np.ndarray, other: Any) -> jax.Array:
+    """A JAX array on the fresh memory of `x`, on the device of `other`, and committed to it if `other` is."""
+    if not isinstance(other, jax.Array):
+        return from_numpy(x)
+    (device,) = other.sharding.device_set
+    if other.committed:
+        return from_numpy(x, device)
+    with jax.default_device(device):
+        return from_numpy(x)
+
+
+def stack(arrays: list[jax.Array], shape: tuple[int, ...]) -> jax.Array:
+    """Arrays of one spec under new leading axes."""
+    return jnp.stack(arrays).reshape(*shape, *arrays[0].shape)
+
+
+def empty(spec: ArraySpec, device: Any = None) -> jax.Array:
+    """An array without elements: JAX arrays are immutable, so there is nothing to be written into any other."""
+    if spec.size:
+        raise UnsupportedByBackend("jax: arrays are immutable: decode has no out=, and no empty array for it")
+    return from_numpy(memory.empty(spec), device)

@@ -1,0 +1,114 @@
+"""The reference's primitives (arraycodec/primitives/floats.py, blocks.py) in plain jnp, on arrays of uint32 bits.
+
+Only 32-bit integers are used, since JAX has no others by default, and nothing relies on how XLA treats subnormals,
+NaN or a multiply that feeds an add: XLA on a CPU flushes the first, drops the second and contracts the third.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from arraycodec.primitives.floats import INFINITY, MAGNITUDE
+
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
+_CANONICAL = np.float32(np.nan)
+
+
+def as_float(bits: jax.Array) -> jax.Array:
+    """The float32 with these bits."""
+    return lax.bitcast_convert_type(bits, jnp.float32)
+
+
+def as_bits(x: jax.Array) -> jax.Array:
+    """The bits of a float32."""
+    return lax.bitcast_convert_type(x, jnp.uint32)
+
+
+def is_nan(bits: jax.Array) -> jax.Array:
+    """Whether float32 bits are a NaN."""
+    return (bits & MAGNITUDE) > INFINITY
+
+
+def flushed(bits: jax.Array) -> jax.Array:
+    """A number with exponent field 0 is read as +0; an integer test, since XLA's float compares flush."""
+    return jnp.where((bits & INFINITY) != 0, bits, jnp.uint32(0))
+
+
+def recip_rn(bits: jax.Array) -> jax.Array:
+    """1/x correctly rounded, for x with exponent field 1..252, from integers and any approximate division."""
+    exponent = (bits >> 23).astype(jnp.int32)
+    m = ((bits & 0x7FFFFF) | 0x800000).astype(jnp.int32)
+    q = (np.float32(2.0**47) / m.astype(jnp.float32)).astype(jnp.int32)  # off by a few units
+    r = (jnp.uint32(0) - q.astype(jnp.uint32) * m.astype(jnp.uint32)).astype(jnp.int32)  # 2^47 - q m, modulo 2^32
+    for _ in range(3):
+        low = r < 0
+        q, r = jnp.where(low, q - 1, q), jnp.where(low, r + m, r)
+        high = r >= m
+        q, r = jnp.where(high, q + 1, q), jnp.where(high, r - m, r)
+    q = jnp.where(r + r > m, q + 1, q)
+    return ((253 - exponent).astype(jnp.uint32) << 23) + (q - 0x800000).astype(jnp.uint32)
+
+
+def rounded(product: jax.Array) -> jax.Array:
+    """The product itself, as a value that XLA cannot contract with a following add (a select stands between)."""
+    return jnp.where(jnp.isnan(product), _CANONICAL, product)
+
+
+def mul_add(a: jax.Array, b: jax.Array, c: jax.Array) -> jax.Array:
+    """`a * b + c` in two roundings, the product flushed."""
+    return as_float(flushed(as_bits(rounded(a * b)))) + c
+
+
+def tree_sum(x: jax.Array) -> jax.Array:
+    """The float32 sum of a vector by halves: the upper half is added to the lower until one is left."""
+    size = 1 << max(x.size - 1, 0).bit_length()
+    x = jnp.pad(x, (0, size - x.size))
+    while x.size > 1:
+        x = as_float(flushed(as_bits(x[: x.size // 2] + x[x.size // 2 :])))
+    return x[0]
+
+
+def widen(x: jax.Array) -> jax.Array:
+    """The float32 bits of a float32, bfloat16 or float16 array, exact."""
+    if x.dtype == jnp.float32:
+        return as_bits(x)
+    h = lax.bitcast_convert_type(x, jnp.uint16).astype(jnp.uint32)
+    return h << 16 if x.dtype == jnp.bfloat16 else _half_to_float32(h)
+
+
+def narrow(bits: jax.Array, dtype: str) -> jax.Array:
+    """The array of the dtype called `dtype`, rounded once from float32 bits, to nearest even."""
+    if dtype == "float32":
+        return as_float(bits)
+    h = _float32_to_bfloat16(bits) if dtype == "bfloat16" else _float32_to_half(bits)
+    return lax.bitcast_convert_type(h.astype(jnp.uint16), DTYPES[dtype])
+
+
+def _half_to_float32(h: jax.Array) -> jax.Array:
+    magnitude = h & 0x7FFF
+    shifted = magnitude << 13
+    # A subnormal is magnitude * 2^-24: an integer below 2^10, which converts exactly, and an exact normal product.
+    small = as_bits(magnitude.astype(jnp.int32).astype(jnp.float32) * np.float32(2.0**-24))
+    normal = shifted + 0x38000000
+    large = jnp.where(magnitude >= 0x7C00, shifted | INFINITY, normal)
+    return ((h & 0x8000) << 16) | jnp.where(magnitude >= 0x400, large, small)
+
+
+def _float32_to_bfloat16(bits: jax.Array) -> jax.Array:
+    nearest = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
+    return jnp.where(is_nan(bits), ((bits >> 16) & 0x8000) | 0x7FC0, nearest)
+
+
+def _float32_to_half(bits: jax.Array) -> jax.Array:
+    sign = (bits >> 16) & 0x8000
+    a = bits & MAGNITUDE
+    normal = jnp.minimum(((a + 0xFFF + ((a >> 13) & 1)) >> 13) - 0x1C000, jnp.uint32(0x7C00))
+    # A subnormal: shift the full significand right; a shift of 25 leaves nothing, whatever is shifted.
+    shift = jnp.minimum(126 - (a >> 23), jnp.uint32(25))
+    m = (a & 0x7FFFFF) | 0x800000
+    half = (jnp.uint32(1) << (shift - 1)) - 1
+    subnormal = (m + half + ((m >> shift) & 1)) >> shift
+    return sign | jnp.where(a > INFINITY, jnp.uint32(0x7E00), jnp.where(a >= 0x38800000, normal, subnormal))
