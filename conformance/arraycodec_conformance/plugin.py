@@ -31,7 +31,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.stash[LEVEL] = Level[config.getoption("--level")]
+    config.stash[LEVEL] = Level[str(config.getoption("--level"))]
     config.addinivalue_line("markers", "level(name): run this test at this level and above")
 
 

@@ -182,7 +182,7 @@ class BackendSuite:
 
         @settings(
             max_examples=count, deadline=None, database=None, derandomize=count < 100,
-            suppress_health_check=list(HealthCheck),
+            suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example],
         )  # fmt: skip
         @given(recipe=recipes(codec.dtypes, self.shapes))
         def run(recipe: Recipe) -> None:

@@ -298,6 +298,12 @@ def test_windows_of_a_huge_buffer() -> None:
         memory.window(100, {0: first})
 
 
+def test_an_index_wrapped_to_32_bits_lands_in_no_other_buffer() -> None:
+    memory = ptx.Memory()
+    first, second = memory.alloc(64), memory.alloc(64)
+    assert second - first > 8 << 32
+
+
 def test_an_access_over_several_windows() -> None:
     memory = ptx.Memory()
     out = memory.window(1 << 20, {0: 64, 64: np.full(16, 5, np.int32)})
