@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -108,6 +109,7 @@ def _bitsandbytes(x: np.ndarray, scheme: str) -> list[Peer]:
     """
     if math.prod(x.shape[1:]) % 64:
         raise ValueError(f"rows of {x.shape[1]} elements are no whole number of blocks of 64")
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns of optional kernels on import
     import torch
     from bitsandbytes import functional
 

@@ -196,7 +196,7 @@ def bench(
     file: Annotated[Path | None, typer.Argument(help="Measure on the tensors of this .safetensors file.")] = None,
     size: Annotated[str, typer.Option(metavar="ROWSxCOLS", help="The matrix to measure on.")] = "4096x11008",
     schemes: Annotated[str | None, typer.Option(metavar="A,B", help="Only these; all if not given.")] = None,
-    quick: Annotated[bool, typer.Option(help="Few repetitions, float32, no peers: a first look.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Few repetitions, float32, no peers: a first look.")] = False,
     as_json: Json = False,
 ) -> None:
     """Measure speed and error of every scheme on this machine, beside a plain copy of the same array."""

@@ -24,7 +24,7 @@ def compressed(report: Report, every: bool = False) -> None:
         row, style = group[0], "" if group[0].codec else "dim"
         rows.add_row(
             cell(name, style), cell(times(len(group)), style), cell(row.dtype, style),
-            cell(dimensions(row.shape), style), cell(codec_label(row.codec) or "plain", "green" if row.codec else style),
+            cell(dimensions(row.shape), style), _codec(row),
             cell(size(sum(r.before for r in group)), style), cell(size(total([r.after for r in group])), style),
             cell(row.reason, "yellow" if "NaN" in row.reason else style),
         )  # fmt: skip
@@ -41,16 +41,19 @@ def _labelled(row: Row | Check) -> str:
     return f"{folder}/{row.name}" if folder else row.name
 
 
+def _codec(row: Row | Check) -> Any:
+    return cell(codec_label(row.codec) or "plain", "green" if row.codec else "dim")
+
+
 def _summary(report: Report) -> None:
-    out, bits = console(), 8 * report.after / report.elements if report.after and report.elements else None
-    files = f", {len(report.files)} files" if len(report.files) > 1 else ""
-    smaller = f"   {report.ratio:.2f}× smaller" if report.ratio else ""
+    out = console()
     out.print(cell(f"{report.src} → {report.dst}", "bold"), soft_wrap=True)
-    out.print(
-        cell(f"{size(report.before)} → {size(report.after)}{smaller}", "bold green"),
-        cell((f"  {bits:.2f} bits per weight," if bits else "") + f" {len(report.encoded)} of {len(report.rows)} tensors "
-             f"encoded with {report.scheme}{files}"),
-    )  # fmt: skip
+    smaller = f"   {report.ratio:.2f}× smaller" if report.ratio else ""
+    out.print(cell(f"{size(report.before)} → {size(report.after)}{smaller}", "bold green"), end="")
+    bits = f"  {8 * report.after / report.elements:.2f} bits per weight," if report.after and report.elements else ""
+    files = f", {len(report.files)} files" if len(report.files) > 1 else ""
+    told = f"{bits} {len(report.encoded)} of {len(report.rows)} tensors encoded with {report.scheme}{files}"
+    out.print(cell(told), soft_wrap=True)
 
 
 def decompressed(report: Report) -> None:
@@ -73,7 +76,7 @@ def info(found: Info, every: bool = False) -> None:
         style = "" if row.codec else "dim"
         rows.add_row(
             cell(name, style), cell(times(len(group)), style), cell(row.dtype, style),
-            cell(dimensions(row.shape), style), cell(codec_label(row.codec) or "plain", "green" if row.codec else style),
+            cell(dimensions(row.shape), style), _codec(row),
             cell(size(sum(r.before for r in group)), style), cell(size(stored), style),
             cell(f"{8 * stored / elements:.2f}" if elements else "", style),
         )  # fmt: skip
@@ -83,10 +86,9 @@ def info(found: Info, every: bool = False) -> None:
     ratio = f" ({found.decoded / found.stored:.2f}× smaller than decoded)" if found.native and found.stored else ""
     schemes = ", ".join(f"{count} {name}" for name, count in found.schemes.items())
     files = f" in {len(found.files)} files" if len(found.files) > 1 else ""
-    out.print(cell(
-        f"{len(found.rows)} tensors{files} ({schemes}), {found.elements / 1e6:.2f} M weights, {size(found.stored)}{ratio}, "
-        f"{found.bits_per_element:.2f} bits per weight"
-    ))  # fmt: skip
+    tensors = f"{len(found.rows)} tensors{files} ({schemes}), {found.elements / 1e6:.2f} M weights"
+    told = f"{tensors}, {size(found.stored)}{ratio}, {found.bits_per_element:.2f} bits per weight"
+    out.print(cell(told), soft_wrap=True)
 
 
 def verified(found: Verification, seconds: float, every: bool = False) -> None:
@@ -97,7 +99,7 @@ def verified(found: Verification, seconds: float, every: bool = False) -> None:
         rows = table("tensor", "", "codec", ">SNR (lowest)", ">max abs error", ">relative RMS")
         for name, group in grouped(compared, _labelled, lambda r: r.codec, every):
             errors = [row.difference for row in group if row.difference]
-            rows.add_row(cell(name), cell(times(len(group))), cell(codec_label(group[0].codec) or "plain", "green"),
+            rows.add_row(cell(name), cell(times(len(group))), _codec(group[0]),
                          cell(decibels(min(e.snr_db for e in errors))), cell(f"{max(e.max_abs for e in errors):.3g}"),
                          cell(f"{max(e.relative_rms for e in errors):.3g}"))  # fmt: skip
         if compared:

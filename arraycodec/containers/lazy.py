@@ -111,7 +111,7 @@ class LazyTensor:
         """Rows of axis 0 (int, slice with step 1, or a tuple that starts with one), decoding only what they touch."""
         pick: Any = rows if isinstance(rows, tuple) and rows else (rows,)
         first, rest = pick[0], pick[1:]
-        if first is Ellipsis or first == ():
+        if first is Ellipsis or isinstance(first, tuple):  # `x[...]`, `x[()]`
             return self._result(self._numpy()[rows])
         shape = checks.in_memory(self.spec).known_shape
         if not shape or len(shape) != len(self.shape) or shape[0] != self.shape[0]:  # packed rows are not whole bytes
@@ -121,10 +121,9 @@ class LazyTensor:
             if step != 1:
                 raise ArgumentError(f"{self._where}: a slice must have step 1, got {first}")
             return self._result(self._rows(start, max(start, stop), shape)[:, *rest])
-        try:
-            row = operator.index(first)
-        except TypeError:
-            raise ArgumentError(f"{self._where}: rows must be an int or a slice, got {first!r}") from None
+        row = _index(first)
+        if row is None:
+            raise ArgumentError(f"{self._where}: rows must be an int or a slice, got {first!r}")
         if not -shape[0] <= row < shape[0]:
             raise IndexError(f"{self._where}: row {row} of {shape[0]}")  # what ends Python's iteration over rows
         row %= shape[0]
@@ -219,3 +218,11 @@ class LazyTensor:
             )
         out.copy_(backend.from_numpy(value, None))
         return out
+
+
+def _index(value: Any) -> int | None:
+    """An int of any kind but bool, which NumPy would take for a mask."""
+    try:
+        return None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        return None

@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from arraycodec.containers import checks, checksums, safetensors, strict_json
-from arraycodec.errors import CorruptError, FormatError, VersionError
+from arraycodec.errors import ArgumentError, CorruptError, FormatError, VersionError
 from arraycodec.spec import ArraySpec
 
 KEY = "arraycodec"
@@ -35,6 +36,10 @@ class Source:
 
     header: bytes
     sha256: str  # 64 lower-case hex digits
+
+    def __post_init__(self) -> None:
+        if not (isinstance(self.sha256, str) and re.fullmatch("[0-9a-f]{64}", self.sha256)):
+            raise ArgumentError(f"source: sha256 must be 64 lower-case hex digits, got {checks.shown(self.sha256)}")
 
 
 @dataclass(frozen=True)
@@ -156,11 +161,9 @@ def _source(data: Any, where: str) -> Source:
     where = f"{where}: source"
     if not isinstance(data, dict):
         raise FormatError(f"{where}: must be a JSON object, got {checks.shown(data)}")
-    sha256 = checks.member(data, "sha256", str, where)
-    if len(sha256) != 64 or not set(sha256) <= set("0123456789abcdef"):
-        raise FormatError(f"{where}: sha256 must be 64 lower-case hex digits, got {checks.shown(sha256)}")
     try:
         header = base64.b64decode(checks.member(data, "header", str, where).encode(), validate=True)
     except (binascii.Error, UnicodeEncodeError) as error:
         raise FormatError(f"{where}: header must be base64: {error}") from None
-    return Source(header, sha256)
+    with checks.from_file(where, (ArgumentError,)):
+        return Source(header, checks.member(data, "sha256", str, where))

@@ -13,7 +13,7 @@ from arraycodec.containers import checks, manifest, shards
 from arraycodec.containers.lazy import LazyTensor, Reading
 from arraycodec.containers.manifest import Source
 from arraycodec.containers.safetensors import SafetensorsFile
-from arraycodec.errors import ArgumentError
+from arraycodec.errors import FormatError
 
 
 class Container(Mapping[str, LazyTensor]):
@@ -98,7 +98,7 @@ def open_file(
             tensors |= parts[-1]
             metadata = parts[-1].metadata | metadata
         if not parts:
-            raise ArgumentError(f"{os.fspath(path)}: the index names no file")
+            raise FormatError(f"{os.fspath(path)}: the index names no file")
         opened.pop_all()
     native = all(part.native for part in parts)
     return Container(os.fspath(path), tensors, metadata, native=native, shards=tuple(parts))

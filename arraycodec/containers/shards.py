@@ -38,7 +38,7 @@ class Index:
         real: dict[Path, str] = {}
         for name in sorted(set(self.weight_map.values())):
             found[name] = confined(self.folder, name)
-            if not found[name].is_file():
+            if not _is_file(found[name]):
                 raise FormatError(f"{self.path}: shard {checks.shown(name)} is not in the folder")
             other = real.setdefault(found[name].resolve(), name)
             if other != name:
@@ -118,3 +118,10 @@ def confined(folder: str | os.PathLike[str], name: str) -> Path:
     if not (real.is_relative_to(root) or in_cache):
         raise FormatError(f"{folder}: shard {checks.shown(name)} is a link out of the folder")
     return root.joinpath(*parts)
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # the name is too long, or a folder on the way may not be entered
+        return False

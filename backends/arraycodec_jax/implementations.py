@@ -47,7 +47,7 @@ class Reference:
 
 
 class Plain:
-    """jnp operations, one by one on arrays at hand, or part of the trace around them."""
+    """jnp operations: a part of the trace around them, or else done one by one."""
 
     def encode(self, x: Any, codec: Codec, given: Given) -> Planes:
         return encode_with(self._encode, codec, x, given)
@@ -95,8 +95,8 @@ IMPLEMENTATIONS = {"reference": Reference(), "eager": Plain(), "jit": Jitted()}
 
 
 def choose(*xs: Any) -> str:
-    """The implementation for these arrays together."""
-    if any(isinstance(x, Tracer) for x in xs) or arrays.staged():
+    """The implementation for these arrays together; eager vmap and grad call the jitted one with their tracers."""
+    if arrays.staged():
         return "eager"
     return "reference" if all(map(arrays.on_one_cpu, xs)) else "jit"
 

@@ -65,7 +65,7 @@ def mul_add(a: jax.Array, b: jax.Array, c: jax.Array) -> jax.Array:
 def tree_sum(x: jax.Array) -> jax.Array:
     """The float32 sum of a vector by halves: the upper half is added to the lower until one is left."""
     size = 1 << max(x.size - 1, 0).bit_length()
-    x = jnp.pad(x, (0, size - x.size))
+    x = as_float(flushed(as_bits(jnp.pad(x, (0, size - x.size)))))
     while x.size > 1:
         x = as_float(flushed(as_bits(x[: x.size // 2] + x[x.size // 2 :])))
     return x[0]

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import arraycodec as ac
+from arraycodec import registry
 from arraycodec.containers import bytefile, manifest
 from arraycodec.containers.checksums import CHUNK
 from arraycodec.containers.manifest import Source
@@ -25,8 +26,7 @@ FRAMEWORKS = ["numpy", "torch", "jax"]
 def backend(framework):
     if framework != "numpy":
         pytest.importorskip(framework)
-    found = ac.registry.framework(framework) if hasattr(ac, "registry") else __import__(
-        "arraycodec.registry", fromlist=["framework"]).framework(framework)  # fmt: skip
+    found = registry.framework(framework)
     if not hasattr(found, "from_numpy"):
         pytest.skip("this backend is not there yet")
     return found
@@ -107,10 +107,17 @@ def test_source_and_metadata(path):
 def test_writer_streams_in_its_order(path):
     w = weights(8, 64)
     plan = [
-        ("b", ac.ArraySpec((3,), "bfloat16"), None), ("a", ac.ArraySpec((2,), "float64"), None),
-        ("w2", ac.ArraySpec((8, 64), "float32"), ac.codec("nf4")), ("w1", ac.ArraySpec((8, 64), "float32"), ac.codec("dynamic")),
-    ]  # fmt: skip
-    values = {"b": weights(3, dtype="bfloat16"), "a": np.zeros(2), "w2": ac.encode(w, "nf4"), "w1": ac.encode(w, "dynamic")}
+        ("b", ac.ArraySpec((3,), "bfloat16"), None),
+        ("a", ac.ArraySpec((2,), "float64"), None),
+        ("w2", ac.ArraySpec((8, 64), "float32"), ac.codec("nf4")),
+        ("w1", ac.ArraySpec((8, 64), "float32"), ac.codec("dynamic")),
+    ]
+    values = {
+        "b": weights(3, dtype="bfloat16"),
+        "a": np.zeros(2),
+        "w2": ac.encode(w, "nf4"),
+        "w1": ac.encode(w, "dynamic"),
+    }
     with Writer(path, plan) as writer:
         assert writer.order == ("w2", "w1", "a", "b")
         sizes = {name: writer.add(name, values[name]) for name in writer.order}
@@ -150,13 +157,30 @@ def test_lossy_scales_must_be_finite(path):
 @pytest.mark.parametrize("mmap", [False, True])
 def test_rows(path, mmap):
     tensors = {
-        "w": ac.encode(weights(33, 65), "nf4"), "double": ac.encode(weights(9, 4, 32), "nf4-double"), "stack": stacked(5, 64),
-        "plain": weights(33, 5), "half": weights(7, 3, dtype="bfloat16"), "flat": ac.encode(weights(100), "nf4"),
+        "w": ac.encode(weights(33, 65), "nf4"),
+        "double": ac.encode(weights(9, 4, 32), "nf4-double"),
+        "stack": stacked(5, 64),
+        "plain": weights(33, 5),
+        "half": weights(7, 3, dtype="bfloat16"),
+        "flat": ac.encode(weights(100), "nf4"),
         "none": weights(0, 3),
-    }  # fmt: skip
+    }
     ac.save_file(tensors, path)
     whole = ac.load_file(path)
-    keys = [0, -1, 2, np.int64(1), slice(None), slice(1, 3), slice(2, None), slice(-2, None), slice(3, 1), slice(0, 99), ..., ()]
+    keys = [
+        0,
+        -1,
+        -2,
+        np.int64(1),
+        slice(None),
+        slice(1, 3),
+        slice(2, None),
+        slice(-2, None),
+        slice(3, 1),
+        slice(0, 99),
+        ...,
+        (),
+    ]
     with ac.open_file(path, mmap=mmap) as file:
         for name, lazy in file.items():
             for key in keys:
@@ -170,7 +194,7 @@ def test_rows(path, mmap):
                 if name != "none":
                     assert_bits(lazy[1, ::2], whole[name][1, ::2])
                     assert_bits(np.stack(list(lazy)), whole[name])
-            for bad in (slice(None, None, 2), "x", 1.5, [0, 1], None):
+            for bad in (slice(None, None, 2), "x", 1.5, [0, 1], None, True):
                 with pytest.raises(ac.ArgumentError):
                     lazy[bad]
             with pytest.raises(IndexError):
@@ -354,7 +378,12 @@ def test_bytes_do_not_depend_on_threads(path):
 def test_frameworks(path, framework):
     module = backend(framework)
     tensors = small_container(path)
-    tensors = {"w": tensors["block.weight"], "d": tensors["odd"], "b": weights(6, 5, dtype="bfloat16"), "i": np.arange(5)}
+    tensors = {
+        "w": tensors["block.weight"],
+        "d": tensors["odd"],
+        "b": weights(6, 5, dtype="bfloat16"),
+        "i": np.arange(5),
+    }
     tensors["i"] = tensors["i"].astype(np.int32)
     ac.save_file(tensors, path)
     mine = {
@@ -367,7 +396,7 @@ def test_frameworks(path, framework):
     assert other.read_bytes() == path.read_bytes()
     expected, loaded = ac.load_file(path), ac.load_file(path, framework=framework)
     for name, value in loaded.items():
-        assert ac.api_type(value) if False else type(value).__module__.partition(".")[0].startswith(framework)
+        assert type(value).__module__.startswith(framework)
         assert_bits(module.to_numpy(value), expected[name])
     kept = ac.load_file(path, framework=framework, decode=False)
     assert_bits(module.to_numpy(ac.decode(kept["d"])), expected["d"])

@@ -38,7 +38,7 @@ def recip_rn(bits):
     """1/x correctly rounded, for x with exponent field 1..252, from integers and any approximate division."""
     exponent = (bits >> 23).to(tl.int32)
     m = ((bits & 0x7FFFFF) | 0x800000).to(tl.int32)
-    q = tl.div_rn(tl.full(m.shape, 140737488355328.0, tl.float32), m.to(tl.float32)).to(tl.int32)  # 2^47 / m
+    q = tl.div_rn(140737488355328.0, m.to(tl.float32)).to(tl.int32)  # 2^47 / m, off by a few units
     r = 0 - q * m  # the residual 2^47 - q m, modulo 2^32
     for _ in tl.static_range(3):
         low = r < 0

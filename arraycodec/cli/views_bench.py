@@ -1,0 +1,85 @@
+"""What bench and demo print."""
+
+from __future__ import annotations
+
+from arraycodec.checkpoints.bench import Bench
+from arraycodec.checkpoints.demo import Demo
+from arraycodec.cli.render import cell, console, decibels, size, table
+
+
+def bench(found: Bench) -> None:
+    """Speed, loss, the peers, and the machine."""
+    out = console()
+    rows = table("scheme", "dtype", ">threads", ">encode", ">ns/elem", ">× copy", ">decode", ">ns/elem", ">× copy",
+                 ">decode, allocating", ">copy", title=f"Speed on {found.arrays}")  # fmt: skip
+    for case in found.cases:
+
+        def per(seconds: float, n: int = case.elements) -> str:
+            return f"{1e9 * seconds / n:.2f}"
+
+        rows.add_row(
+            cell(case.scheme, "green"), cell(case.dtype), cell(case.threads),
+            cell(_ms(case.encode)), cell(per(case.encode)), cell(f"{case.encode / case.copy:.2f}", "bold"),
+            cell(_ms(case.decode)), cell(per(case.decode)), cell(f"{case.decode / case.copy:.2f}", "bold"),
+            cell(_ms(case.decode_allocating)), cell(_ms(case.copy)),
+        )  # fmt: skip
+    out.print(rows)
+    out.print(cell("encode allocates its planes; decode writes into warm memory (out=); copy is numpy.copyto", "dim"))
+    rows = table("scheme", "dtype", ">bits/weight", ">SNR", ">mean abs error", title="Loss")
+    for row in found.quality:
+        rows.add_row(cell(row.scheme, "green"), cell(row.dtype), cell(f"{row.bits_per_element:.3f}"),
+                     cell(decibels(row.snr_db)), cell(f"{row.mae:.4g}"))  # fmt: skip
+    out.print(rows)
+    if found.peers:
+        rows = table("with", "scheme", "operation", ">threads", ">time", ">ns/elem", ">× NumPy array",
+                     title="The same operation elsewhere (float32, allocating)")  # fmt: skip
+        for peer in found.peers:
+            rows.add_row(
+                cell(peer.name, "cyan"), cell(peer.scheme), cell(peer.operation), cell(peer.threads),
+                cell(_ms(peer.seconds)), cell(f"{1e9 * peer.seconds / peer.elements:.2f}"),
+                cell(f"{peer.seconds / peer.ours:.2f}", "bold"),
+            )  # fmt: skip
+        out.print(rows)
+    for note in found.notes:
+        out.print(cell(f"note: {note}", "yellow"), soft_wrap=True)
+    out.print(cell(_machine(found.machine), "dim"), soft_wrap=True)
+
+
+def demo(found: Demo) -> None:
+    """One row per scheme, and where the plot is."""
+    out = console()
+    before = found.outcomes[0].bytes_before if found.outcomes else 0
+    out.print()
+    out.print(cell(f"{found.source}", "bold"), soft_wrap=True)
+    out.print(cell(f"{found.tensors} tensors, {found.elements / 1e6:.2f} M weights, {size(before)}"))
+    rows = table("scheme", ">size", ">ratio", ">bits/weight", ">SNR", ">encode", ">decode", "verified")
+    for row in found.outcomes:
+        rows.add_row(
+            cell(row.scheme, "bold green"), cell(size(row.bytes_after)),
+            cell(f"{row.bytes_before / row.bytes_after:.2f}×", "bold"), cell(f"{row.bits_per_weight:.2f}"),
+            cell(decibels(row.snr_db)), cell(f"{row.encode_mb_s:,.0f} MB/s"), cell(f"{row.decode_mb_s:,.0f} MB/s"),
+            cell("✓ every byte" if row.verified else "✗ FAILED", "green" if row.verified else "bold red"),
+        )  # fmt: skip
+    out.print(rows)
+    if found.folder:
+        out.print(cell(f"files: {found.folder}", "dim"), soft_wrap=True)
+    if found.plot:
+        out.print(cell(f"plot:  {found.plot}", "dim"), soft_wrap=True)
+    if found.note:
+        out.print(cell(found.note, "yellow"), soft_wrap=True)
+    out.print(cell(_machine(found.machine, "arraycodec", "numpy", "numba"), "dim"), soft_wrap=True)
+    out.print(cell("next:  arraycodec compress model.safetensors --scheme nf4", "dim"), soft_wrap=True)
+
+
+def _ms(seconds: float) -> str:
+    return f"{1e3 * seconds:.2f} ms"
+
+
+def _machine(machine: dict[str, str | int], *packages: str) -> str:
+    """The machine in one line, with the versions of these packages (all, if none are named)."""
+    general = ("cpu", "cores", "cores_available", "system")
+    shown = packages or [name for name in machine if name not in general]
+    versions = ", ".join(f"{name} {machine[name]}" for name in shown if name in machine)
+    return (
+        f"{machine['cpu']}, {machine['cores_available']} of {machine['cores']} cores; {machine['system']}, {versions}"
+    )

@@ -1,0 +1,162 @@
+"""Every bit of the jitted codebook codec against the reference: codecs, dtypes, shapes and special values."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+
+jax = pytest.importorskip("jax")
+
+import jax.numpy as jnp  # noqa: E402
+
+import arraycodec as ac  # noqa: E402
+from arraycodec.base import Planes  # noqa: E402
+from arraycodec.spec import ArraySpec, numpy_dtype, spec_of  # noqa: E402
+from arraycodec_conformance.cases import NESTED, RISING16, RISING256, UNEVEN16  # noqa: E402
+from arraycodec_conformance.compare import same_bits  # noqa: E402
+from arraycodec_conformance.strategies import PATTERNS, Recipe  # noqa: E402
+from arraycodec_jax import IMPLEMENTATIONS  # noqa: E402
+
+DTYPES = ("float32", "bfloat16", "float16")
+EVEN16 = np.linspace(-7.5, 7.5, 16).astype(np.float32)  # no zero: the middle bound is one
+SCALES = np.array([*PATTERNS, 0x0D7FFFFF, 0x7E000000, 0xBF800000, 0x00400000, 0x7FFFFFFF], np.uint32).view(np.float32)
+CODECS: dict[str, tuple[ac.Codec, Planes]] = {
+    "nf4": (ac.codec("nf4"), {}),
+    "fp4": (ac.codec("fp4"), {}),
+    "fp4-cpu": (ac.Codebook("fp4", block_size=6, flavour="bnb-cpu"), {}),
+    "dynamic": (ac.codec("dynamic", block_size=32), {}),
+    "whole": (ac.Codebook("nf4", block_size=None), {}),
+    "whole-8": (ac.Codebook("dynamic", block_size=None, offset=True), {}),
+    "odd": (ac.Codebook("fp4", block_size=5), {}),
+    "offset": (ac.Codebook("nf4", block_size=16, offset=True), {}),
+    "offset-given": (ac.Codebook("nf4", block_size=16, offset=True), {"offset": np.float32(0.25)}),
+    "user4": (ac.Codebook("user4", block_size=16), {"codebook": EVEN16}),
+    "user4-bounds": (ac.Codebook("user4"), {"codebook": RISING16, "bounds": UNEVEN16}),
+    "user8": (ac.Codebook("user8"), {"codebook": RISING256}),
+    "double": (ac.Then(ac.Codebook("fp4", block_size=8), absmax=NESTED), {}),
+}
+
+
+@cache
+def arrays(shape: tuple[int, ...], dtype: str) -> list[np.ndarray]:
+    """Arrays of every kind that has its own branch, or once had a bug: tiny, huge, zero, subnormal, not finite."""
+    exponents = [0, -100, -101, -124, -126, 100, 124] if dtype != "float16" else [0, -14, -24, 14]
+    found = [Recipe(shape, dtype, "normal", exponent, 1).array() for exponent in exponents]
+    found += [Recipe(shape, dtype, name, 0, 2).array() for name in ("thresholds", "bits", "integers", "log-normal")]
+    found += [np.zeros(shape, numpy_dtype(dtype)), np.full(shape, -0.0, numpy_dtype(dtype))]
+    for pattern in PATTERNS:  # one special element among ordinary ones
+        found.append(Recipe(shape, dtype, "normal", 0, 3, ((11, pattern),)).array())
+    return found
+
+
+def compare(codec: ac.Codec, x: np.ndarray, given: Planes, implementation: str = "jit") -> None:
+    """Encode and decode `x` in jnp and in the reference."""
+    how = IMPLEMENTATIONS[implementation]
+    with np.errstate(all="ignore"):
+        want, got = codec.encode(x, given), how.encode(jnp.asarray(x), codec, given)
+    for name, plane in want.items():
+        same_bits(np.asarray(got[name]), plane, f"{codec}: {name} of {x.dtype}{list(x.shape)}", x)
+    decoded = how.decode(codec, {name: jnp.asarray(plane) for name, plane in want.items()}, spec_of(x), {})
+    same_bits(np.asarray(decoded), codec.decode(want, spec_of(x)), f"{codec}: decoded", x)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", CODECS)
+def test_special_values(name: str, dtype: str) -> None:
+    codec, given = CODECS[name]
+    for x in arrays((6, 192), dtype):
+        compare(codec, x, given)
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (0, 64), (3, 0), (7,), (33, 130), (2, 3, 128)])
+@pytest.mark.parametrize("name", ["nf4", "odd", "whole-8"])
+def test_shapes(name: str, shape: tuple[int, ...]) -> None:
+    codec, given = CODECS[name]
+    for seed in range(3):
+        compare(codec, Recipe(shape, "float32", "normal", 0, seed).array(), given)
+
+
+def test_without_jit() -> None:
+    codec, given = CODECS["odd"]
+    for x in arrays((6, 192), "bfloat16")[:8]:
+        compare(codec, x, given, "eager")
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("name", ["nf4", "dynamic"])
+def test_every_pattern(name: str, dtype: str) -> None:
+    """All 2^16 inputs in blocks of their neighbours, and each alone in a block with 1.0."""
+    codec, given = CODECS[name]
+    x = np.arange(2**16, dtype=np.uint16).view(numpy_dtype(dtype))
+    compare(codec, x.reshape(-1, 64), given)
+    alone = np.zeros((2**16, 2), x.dtype)
+    alone[:, 0], alone[:, 1] = x, 1
+    compare(ac.Codebook(codec.table, block_size=2), alone.reshape(64, -1), given)
+
+
+@pytest.mark.parametrize("name", ["nf4", "fp4-cpu", "dynamic", "user4"])
+def test_given_scales_are_taken_as_they_are(name: str) -> None:
+    """Also negative, tiny, huge and not finite ones; elements may then be beyond the scale, or not finite."""
+    codec, given = CODECS[name]
+    rng = np.random.default_rng(0)
+    for x in arrays((6, 192), "float32"):
+        shape = codec.planes(spec_of(x))["absmax"].known_shape
+        compare(codec, x, given | {"absmax": rng.choice(SCALES, shape)})
+
+
+@pytest.mark.parametrize("name", ["nf4", "dynamic", "whole", "odd", "offset", "user8", "double"])
+def test_any_planes_decode(name: str) -> None:
+    """Codes, scales and offsets that no encoder writes, to every dtype."""
+    codec, given = CODECS[name]
+    rng = np.random.default_rng(1)
+    spec = ArraySpec((6, 320), "float32")
+    planes = codec.encode(np.ones(spec.known_shape, np.float32), given)
+    for _ in range(4):
+        for plane, values in planes.items():
+            if plane.endswith("codes"):
+                planes[plane] = rng.integers(0, 256, values.shape, np.uint8)
+            elif not plane.endswith("codebook"):
+                planes[plane] = np.asarray(rng.choice(SCALES, values.shape))
+        for dtype in DTYPES:
+            own = ArraySpec(spec.shape, dtype)
+            got = IMPLEMENTATIONS["jit"].decode(codec, {n: jnp.asarray(p) for n, p in planes.items()}, own, {})
+            same_bits(np.asarray(got), codec.decode(planes, own), f"{codec} to {dtype}")
+
+
+def test_large_arrays_take_other_paths_through_xla() -> None:
+    """From some thousand elements on, reductions are handed to a library that drops NaN from float maxima."""
+    x = Recipe((256, 4096), "float32", "bits", 0, 5).array()
+    for codec in (ac.codec("nf4"), ac.Codebook("dynamic", block_size=None), ac.Codebook("nf4", block_size=4096)):
+        compare(codec, x, {})
+        compare(codec, np.where(np.isfinite(x) & (np.abs(x) < 1e30), x, 1).astype(np.float32), {})
+
+
+def test_with_64_bit_types_enabled() -> None:
+    with jax.enable_x64(True):
+        for name in ("double", "user8"):
+            codec, given = CODECS[name]
+            compare(codec, arrays((6, 192), "float32")[0], given)
+
+
+def test_the_table_may_be_traced_and_mapped_over() -> None:
+    """A user's codebook as an argument of a jitted function, and a different one for each of several arrays."""
+    codec, bounds = ac.Codebook("user4", block_size=16), (EVEN16[1:] + EVEN16[:-1]) * np.float32(0.5)
+    x = np.stack(arrays((6, 192), "float32")[:3])
+    tables = np.stack([EVEN16, RISING16, EVEN16 * 2])
+
+    def planes(x: Any, **given: Any) -> Planes:
+        return ac.encode(x, codec, given=given).planes
+
+    got = jax.jit(planes)(x[0], codebook=tables[0], bounds=bounds)
+    for name, plane in codec.encode(x[0], {"codebook": tables[0], "bounds": bounds}).items():
+        same_bits(np.asarray(got[name]), plane, name)
+    mapped = jax.vmap(lambda x, table: ac.encode(x, codec, given={"codebook": table}))(x, tables)
+    decoded = ac.decode(mapped)
+    for i in range(3):
+        want = codec.encode(x[i], {"codebook": tables[i]})
+        for name, plane in want.items():
+            same_bits(np.asarray(mapped.planes[name][i]), plane, name)
+        same_bits(np.asarray(decoded[i]), codec.decode(want, spec_of(x[i])), "decoded")
