@@ -133,7 +133,7 @@ class Codebook(Codec):
         # A tile of whole blocks finds its own scales; where a block is larger than a tile they come first.
         known = absmax is not None or block > RUN
         if absmax is not None:
-            scales = np.ascontiguousarray(absmax, np.float32).reshape(-1).view(np.uint32)
+            scales = np.array(absmax, np.float32).reshape(-1).view(np.uint32)  # a copy: kernels want it writable
         elif known:
             scales = absmax_of_blocks(source, kind, block)
         else:

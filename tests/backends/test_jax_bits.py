@@ -63,9 +63,16 @@ def compare(codec: ac.Codec, x: np.ndarray, given: Planes, implementation: str =
     same_bits(np.asarray(decoded), codec.decode(want, spec_of(x)), f"{codec}: decoded", x)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", CODECS)
-def test_special_values(name: str, dtype: str) -> None:
+def test_special_values(name: str) -> None:
+    codec, given = CODECS[name]
+    for x in arrays((6, 192), "float32"):
+        compare(codec, x, given)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("name", ["nf4", "odd", "whole-8", "double"])
+def test_special_values_of_narrow_floats(name: str, dtype: str) -> None:
     codec, given = CODECS[name]
     for x in arrays((6, 192), dtype):
         compare(codec, x, given)

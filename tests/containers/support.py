@@ -77,7 +77,7 @@ def edited_container(path: Path, edit, *, header=None, rehash: bool = True) -> N
 def small_container(path: Path) -> dict[str, object]:
     """A container of some 4 KB with frames, plain tensors and foreign metadata; returns what is in it."""
     tensors = {
-        "block.weight": ac.encode(weights(16, 64), "nf4"),
+        "block.weight": ac.encode(weights(48, 64), "nf4"),
         "odd": ac.encode(weights(7, 9), "nf4-double"),
         "block.bias": weights(16, dtype="bfloat16"),
         "step": np.array(3, np.int64),

@@ -1,5 +1,6 @@
 """Atomic writes: whatever happens, the target is the old file or the whole new one."""
 
+import contextlib
 import errno
 import os
 import resource
@@ -152,48 +153,44 @@ def test_errors_of_fsync_and_rename(tmp_path, monkeypatch):
         assert path.read_bytes() == b"old" and not leftovers(tmp_path)
 
 
-WRITER = """
-    import sys, numpy as np, arraycodec as ac
-    big = np.full(1 << 18, int(sys.argv[2]), np.int64)
-    tensors = {"a": big, "b": big, "c": np.array(int(sys.argv[2]))}
-    print("ready", flush=True)
-    while True:
-        ac.save_file(tensors, sys.argv[1])
+WRITERS = """
+    import itertools, os, signal, sys, numpy as np, arraycodec as ac
+    ac.save_file({"c": np.array(-1)}, sys.argv[1])  # everything is imported
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    for target in sys.stdin:
+        if pid := os.fork():
+            print(pid, flush=True)
+            continue
+        for i in itertools.count():
+            big = np.full(1 << 18, i, np.int64)
+            ac.save_file({"a": big, "b": big, "c": np.array(i)}, target.rstrip())
 """
 
 
 @posix
 def test_kill_at_50_random_moments(tmp_path):
     """Old file or whole new one after SIGKILL; what is left over goes at the next write."""
-    path = tmp_path / "x.safetensors"
-    ac.save_file({"c": np.array(-1)}, path)
-    rng, orphans = np.random.default_rng(0), 0
-    for batch in range(5):  # starting Python takes longer than all the rest: ten at a time
-        folders = [tmp_path / str(i) for i in range(10)]
-        victims = []
-        for folder in folders:
-            folder.mkdir(exist_ok=True)
-            target = folder / "x.safetensors"
-            if not target.exists():
-                target.write_bytes(path.read_bytes())
-            command = [sys.executable, "-c", textwrap.dedent(WRITER), str(target), str(batch)]
-            victims.append(subprocess.Popen(command, stdout=subprocess.PIPE))
-        for victim in victims:
-            assert victim.stdout.readline() == b"ready\n"
-        for victim in victims:
-            time.sleep(rng.uniform(0, 0.03))
-            victim.kill()
-            victim.wait()
-            victim.stdout.close()
-        for folder in folders:
-            loaded = ac.load_file(folder / "x.safetensors")
-            value = int(loaded["c"])
-            assert value == -1 or all((loaded[name] == value).all() for name in "abc")
-            orphans += len(leftovers(folder))
-    assert orphans > 0  # or nobody was killed while writing
-    for folder in folders:
-        ac.save_file({"c": np.array(9)}, folder / "x.safetensors")
-        assert not leftovers(folder)
+    rng, orphans, path = np.random.default_rng(0), 0, tmp_path / "x.safetensors"
+    ac.save_file({"c": np.array(-2)}, path)
+    command = [sys.executable, "-c", textwrap.dedent(WRITERS), str(tmp_path / "first")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1) as parent:
+        for _ in range(50):
+            parent.stdin.write(f"{path}\n")
+            pid = int(parent.stdout.readline())
+            time.sleep(rng.uniform(0, 0.04))
+            os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                while True:
+                    os.kill(pid, 0)
+                    time.sleep(0.001)
+            loaded = ac.load_file(path)
+            assert loaded["c"] == -2 or all((loaded[name] == loaded["c"]).all() for name in "abc")
+            assert len(leftovers(tmp_path)) <= 1  # the next writer has swept the last one's
+            orphans += len(leftovers(tmp_path))
+        parent.stdin.close()
+    assert orphans > 5  # or nobody was killed while writing
+    ac.save_file({"c": np.array(9)}, path)
+    assert not leftovers(tmp_path)
 
 
 @posix

@@ -1,0 +1,1 @@
+from tests.checkpoints.support import xored  # noqa: F401  # a fixture
