@@ -23,24 +23,27 @@ MATRIX = ArraySpec((4096, 4096), "float32")
 
 
 def claims() -> Iterator[tuple[str, str, str]]:
-    """(column of the table of codecs, codec, module that implements it) as the backends declare them."""
+    """(what runs, codec, module that implements it) as the backends declare them."""
     from arraycodec_jax.implementations import CODECS
     from arraycodec_torch.implementations import PLAIN, TRITON
 
-    for column, modules in (("torch", PLAIN), ("Triton", TRITON)):
-        yield from ((column, codec, module) for codec, module in modules.items())
-    yield from (("JAX", codec, module.__name__) for codec, module in CODECS.items())
+    for what, modules in (("torch ops", PLAIN), ("Triton kernel", TRITON)):
+        yield from ((what, codec, module) for codec, module in modules.items())
+    yield from (("jnp", codec, module.__name__) for codec, module in CODECS.items())
 
 
 def codecs() -> list[list[str]]:
-    """Every registered codec, its schemes, and where it runs."""
-    columns = ["NumPy", "torch", "Triton", "JAX"]
-    there = {(column, codec) for column, codec, _ in claims()} | {("NumPy", codec) for codec in registry.CODECS}
+    """Every registered codec, its schemes, and what runs on the arrays of each framework."""
+    columns = {"NumPy": (), "torch": ("torch ops",), "CUDA": ("Triton kernel", "torch ops"), "JAX": ("jnp",)}
+    there = {(what, codec) for what, codec, _ in claims()}
     rows = [["codec", "schemes", *columns]]
     for name in registry.CODECS:
         schemes = ", ".join(f"`{scheme}`" for scheme, codec in registry.SCHEMES.items() if _outer(codec).name == name)
-        marks = ["yes" if (column, name) in there else "no" for column in columns]
-        rows.append([f"[{name}](docs/format/{name}.md)", schemes, *marks])
+        cells = []
+        for column, kinds in columns.items():
+            on_cpu = [] if column == "CUDA" else ["reference"]
+            cells.append(", ".join([*on_cpu, *(what for what in kinds if (what, name) in there)]) or "none")
+        rows.append([f"[{name}](docs/format/{name}.md)", schemes, *cells])
     return rows
 
 

@@ -154,7 +154,7 @@ def _vectors() -> Iterator[Any]:
                     yield pytest.param(vector, name, id=f"{vector.where}-{name}")
 
 
-@pytest.mark.parametrize(("vector", "name"), _vectors())
+@pytest.mark.parametrize(("vector", "name"), list(_vectors()))
 def test_vector(vector: Any, name: str) -> None:
     if name in ("torch", "jax"):
         pytest.importorskip(name)

@@ -58,7 +58,8 @@ def compress(
         list[str] | None, typer.Option(metavar="GLOB", help="Encode tensors of such names whatever rank and size.")
     ] = None,
     exclude: Annotated[
-        list[str] | None, typer.Option(metavar="GLOB", help="Leave tensors of such names plain; where both match, the longer pattern wins.")
+        list[str] | None,
+        typer.Option(metavar="GLOB", help="Leave such names plain; of two that match the longer wins."),
     ] = None,
     jobs: Jobs = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Show decisions and sizes; write nothing.")] = False,

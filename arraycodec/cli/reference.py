@@ -1,4 +1,4 @@
-"""docs/reference/cli.md, made from the commands themselves: `python -m arraycodec.cli.reference > docs/reference/cli.md`.
+"""docs/reference/cli.md, made from the commands themselves by `python -m arraycodec.cli.reference`.
 
 Not the output of `--help`, whose layout is typer's and changes with its version.
 """

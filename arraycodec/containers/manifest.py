@@ -97,6 +97,8 @@ def _entry_json(entry: Entry) -> dict[str, Any]:
 def unpack(header: safetensors.Header, where: str, verify: bool = True) -> Manifest | None:
     """The manifest of a file, in agreement with its safetensors header; None where the file is a plain one."""
     if KEY not in header.metadata:
+        if verify and _without_key(header.raw) == _without_key(OPENING):
+            raise CorruptError(f"{where}: the manifest's key has changed, it must be {KEY!r}")
         return None
     data = strict_json.loads(header.metadata[KEY].encode(), f"{where}: manifest")
     where = f"{where}: manifest"
@@ -113,6 +115,12 @@ def unpack(header: safetensors.Header, where: str, verify: bool = True) -> Manif
         entries[name] = _entry(name, entry, f"{where}: tensor {checks.shown(name)}")
     _compare(header, entries, where)
     return Manifest(entries, _source(data["source"], where) if "source" in data else None)
+
+
+def _without_key(text: bytes) -> tuple[bytes, bytes]:
+    """What stands around the manifest's key at the start of a header."""
+    at = OPENING.index(KEY.encode())
+    return text[:at], text[at + len(KEY) : len(OPENING)]
 
 
 def _verify(header: safetensors.Header, digest: str, where: str) -> None:

@@ -10,10 +10,11 @@ from typing import Any
 
 from arraycodec import registry
 from arraycodec.containers import checks, manifest, shards
+from arraycodec.containers.frame_header import MAGIC
 from arraycodec.containers.lazy import LazyTensor, Reading
 from arraycodec.containers.manifest import Source
 from arraycodec.containers.safetensors import SafetensorsFile
-from arraycodec.errors import FormatError
+from arraycodec.errors import CorruptError, FormatError
 
 
 class Container(Mapping[str, LazyTensor]):
@@ -108,6 +109,8 @@ def _open_one(path: str | os.PathLike[str], how: Reading, mmap: bool) -> Contain
     file = SafetensorsFile(path, mmap=mmap)
     try:
         found = manifest.unpack(file.header, file.path, how.verify)
+        if found is None and how.verify:
+            _check_no_frames(file)
     except BaseException:
         file.close()
         raise
@@ -115,6 +118,19 @@ def _open_one(path: str | os.PathLike[str], how: Reading, mmap: bool) -> Contain
     tensors = {name: LazyTensor(file, tensor, entries.get(name), how) for name, tensor in file.tensors.items()}
     metadata = {key: value for key, value in file.metadata.items() if key != manifest.KEY}
     return Container(file.path, tensors, metadata, file, found is not None, found.source if found else None)
+
+
+def _check_no_frames(file: SafetensorsFile) -> None:
+    """Raise where a plain file holds frames: another program wrote it anew and dropped the manifest."""
+    for tensor in file.tensors.values():
+        spec, start = tensor.spec, file.header.data_start + tensor.start
+        if spec.dtype != "uint8" or spec.shape[:-1] != (1, 1) or spec.nbytes < 64:
+            continue
+        if file.read(start, len(MAGIC)).tobytes() == MAGIC:
+            raise CorruptError(
+                f"{file.path}: tensor {checks.shown(tensor.name)} is a frame, but the file has no manifest; another "
+                "program may have dropped it (verify=False gives the frame's bytes, for arraycodec.from_bytes)"
+            )
 
 
 def load_file(

@@ -24,7 +24,6 @@ from arraycodec_jax.primitives import (
     mul_add,
     narrow,
     recip_rn,
-    rounded,
     tree_sum,
     widen,
 )
@@ -82,21 +81,22 @@ def decode(codec: Codebook, planes: Planes, spec: ArraySpec, given: Given) -> ja
     if codec.offset:
         u = as_bits(mul_add(value, scale, as_float(flushed(as_bits(planes["offset"])))))
     else:
-        u = as_bits(rounded(value * scale))
-    u = flushed(u)
+        u = as_bits(value * scale)
+    u = flushed(u)  # these selects also keep XLA from contracting the product with an add that the caller does next
     u = jnp.where(is_nan(u), NAN, u)
     return narrow(join_blocks(u, block, n), spec.dtype).reshape(spec.known_shape)
 
 
 def encode_rank(y: jax.Array, table: Table) -> jax.Array:
     """Step 6 by halving: each level asks whether y is above the middle bound of those that are left."""
-    above, half = [], (table.bounds.size + 1) // 2
+    above: list[jax.Array] = []
+    half = (int(table.bounds.size) + 1) // 2
     while half and len(above) < SELECTED:
         above.append(y > pick(above, table.bounds[half - 1 :: 2 * half]))
         half //= 2
     if not half:
         return pick(above, table.codes)
-    rank = pick(above, np.arange(0, table.bounds.size, 2 * half, np.int32))
+    rank = pick(above, np.arange(0, int(table.bounds.size), 2 * half, dtype=np.int32))
     while half:
         rank = jnp.where(y > look_up(table.bounds, rank + (half - 1)), rank + half, rank)
         half //= 2
@@ -110,14 +110,14 @@ def mean(x: jax.Array) -> jax.Array:
     count = as_bits(jnp.float32(x.size))
     value = tree_sum(x.reshape(x.size)) * as_float(recip_rn(count))
     magnitude = as_bits(value) & MAGNITUDE
-    return jnp.where((magnitude >= MIN_SCALE) & (magnitude < INFINITY), rounded(value), np.float32(0))
+    return jnp.where((magnitude >= MIN_SCALE) & (magnitude < INFINITY), value, np.float32(0))
 
 
 def table_of(codec: Codebook, planes: Given) -> Table:
     """The table in force: a built-in one as constants, or the user's among the planes."""
     if codec.table not in codebooks.USER or "codebook" not in planes:
         return Table(*codec.tables(planes)[1:])  # raises where the plane is missing
-    values = jnp.asarray(planes["codebook"])
+    values: Any = jnp.asarray(planes["codebook"])
     bounds = jnp.asarray(planes["bounds"]) if "bounds" in planes else codebooks.midpoints(values)
     bounds = jnp.where(bounds == 0, codebooks.JUST_ABOVE_ZERO, bounds)
     return Table(values, bounds, np.arange(values.size, dtype=np.uint8))

@@ -12,7 +12,7 @@ from jax import lax
 from jax.sharding import AxisType
 
 
-def pack(codes: jax.Array, bits: int, zero: int) -> jax.Array:
+def pack(codes: jax.Array, bits: int, zero: Any) -> jax.Array:
     """uint8 codes along the last axis as bytes; an odd last one is followed by the zero code."""
     if bits == 8:
         return codes

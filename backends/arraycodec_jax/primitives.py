@@ -14,7 +14,6 @@ from jax import lax
 from arraycodec.primitives.floats import INFINITY, MAGNITUDE
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
-_CANONICAL = np.float32(np.nan)
 
 
 def as_float(bits: jax.Array) -> jax.Array:
@@ -52,14 +51,11 @@ def recip_rn(bits: jax.Array) -> jax.Array:
     return ((253 - exponent).astype(jnp.uint32) << 23) + (q - 0x800000).astype(jnp.uint32)
 
 
-def rounded(product: jax.Array) -> jax.Array:
-    """The product itself, as a value that XLA cannot contract with a following add (a select stands between)."""
-    return jnp.where(jnp.isnan(product), _CANONICAL, product)
-
-
 def mul_add(a: jax.Array, b: jax.Array, c: jax.Array) -> jax.Array:
-    """`a * b + c` in two roundings, the product flushed."""
-    return as_float(flushed(as_bits(rounded(a * b)))) + c
+    """`a * b + c` in two roundings, the product flushed: the selects stand between the two, so XLA cannot fuse them."""
+    product = a * b
+    product = jnp.where(jnp.isnan(product), np.float32(np.nan), product)
+    return as_float(flushed(as_bits(product))) + c
 
 
 def tree_sum(x: jax.Array) -> jax.Array:

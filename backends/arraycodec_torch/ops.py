@@ -58,7 +58,13 @@ def decode(codec: Codec, planes: Planes, spec: ArraySpec, given: Given, out: tor
     return out
 
 
-@torch.library.custom_op("arraycodec::encode", mutates_args=())
+# The schemas are spelt out because torch before 2.7 cannot read them off annotations such as list[Tensor].
+_ENCODE = "(Tensor x, str codec, Tensor[] given, str given_names) -> Tensor[]"
+_DECODE = "(Tensor[] planes, str codec, SymInt[] shape, str dtype, Tensor[] given, str given_names) -> Tensor"
+_DECODE_OUT = _DECODE.replace("(Tensor[] planes", "(Tensor(a!) out, Tensor[] planes").replace("-> Tensor", "-> ()")
+
+
+@torch.library.custom_op("arraycodec::encode", mutates_args=(), schema=_ENCODE)
 def _encode(x: torch.Tensor, codec: str, given: Sequence[torch.Tensor], given_names: str) -> list[torch.Tensor]:
     found = from_text(codec)
     planes = chosen(x).encode(x, found, _named(given_names, given))
@@ -69,7 +75,7 @@ def _encode(x: torch.Tensor, codec: str, given: Sequence[torch.Tensor], given_na
     ]
 
 
-@torch.library.custom_op("arraycodec::decode", mutates_args=())
+@torch.library.custom_op("arraycodec::decode", mutates_args=(), schema=_DECODE)
 def _decode(
     planes: Sequence[torch.Tensor],
     codec: str,
@@ -83,7 +89,7 @@ def _decode(
     return chosen(planes[0]).decode(found, named, spec, _named(given_names, given), None)
 
 
-@torch.library.custom_op("arraycodec::decode_out", mutates_args=("out",))
+@torch.library.custom_op("arraycodec::decode_out", mutates_args=("out",), schema=_DECODE_OUT)
 def _decode_out(
     out: torch.Tensor,
     planes: Sequence[torch.Tensor],

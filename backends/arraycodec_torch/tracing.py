@@ -37,7 +37,7 @@ def _encode(backend: Any, x: Any, codec: Any, given: Any, check: Any) -> Encoded
         raise UnsupportedByBackend("encode: check=True needs values, and torch.compile has none while it traces")
     codec, like = registry.codec(codec), _like(x)
     # The codec goes there as plain data, so that an equal one needs no new trace.
-    plan = _plan_encode(codec.to_json(), like, {name: _like(plane) for name, plane in given.items()})
+    plan = _plan_encode(_constant(codec.to_json()), like, {name: _like(plane) for name, plane in given.items()})
     text, names, shape, dtype = plan
     extra = [plane.detach() for plane in given.values()]
     planes = torch.ops.arraycodec.encode(x.detach(), text, extra, ",".join(given))
@@ -49,7 +49,7 @@ def _decode(backend: Any, encoded: Encoded, out: Any, dtype: Any, given: Any) ->
     likes = {name: _like(plane) for name, plane in encoded.planes.items()}
     shape, stored = [index(n) for n in encoded.spec.shape], encoded.spec.dtype
     like_out = None if out is None else _like(out)
-    names, batch, rest = _plan_decode(encoded.codec.to_json(), shape, stored, likes, like_out, dtype)
+    names, batch, rest = _plan_decode(_constant(encoded.codec.to_json()), shape, stored, likes, like_out, dtype)
     text, shape, dtype = rest
     extra = [plane.detach() for plane in given.values()]
     planes = [encoded.planes[name].detach() for name in names]
@@ -64,6 +64,17 @@ def _decode(backend: Any, encoded: Encoded, out: Any, dtype: Any, given: Any) ->
         for i in range(math.prod(batch))
     ]
     return torch.stack(decoded).reshape(*batch, *shape)
+
+
+def _constant(value: Any) -> Any:
+    """A codec as JSON, with constants for the numbers that Dynamo takes for variables once it has seen two of them."""
+    if isinstance(value, dict):
+        return {key: _constant(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_constant(item) for item in value]
+    if isinstance(value, float):
+        return float.fromhex(value.hex())
+    return index(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
 def _like(x: torch.Tensor) -> tuple[list[int], list[int], str, bool]:

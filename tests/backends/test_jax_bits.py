@@ -22,7 +22,9 @@ from arraycodec_jax import IMPLEMENTATIONS  # noqa: E402
 
 DTYPES = ("float32", "bfloat16", "float16")
 EVEN16 = np.linspace(-7.5, 7.5, 16).astype(np.float32)  # no zero: the middle bound is one
-SCALES = np.array([*PATTERNS, 0x0D7FFFFF, 0x7E000000, 0xBF800000, 0x00400000, 0x7FFFFFFF], np.uint32).view(np.float32)
+SCALES = np.array([*PATTERNS, 0x0D900000, 0x0D7FFFFF, 0x7E000000, 0xBF800000, 0x00400000, 0x7FFFFFFF], np.uint32).view(
+    np.float32
+)
 CODECS: dict[str, tuple[ac.Codec, Planes]] = {
     "nf4": (ac.codec("nf4"), {}),
     "fp4": (ac.codec("fp4"), {}),
@@ -121,12 +123,14 @@ def test_any_planes_decode(name: str) -> None:
     rng = np.random.default_rng(1)
     spec = ArraySpec((6, 320), "float32")
     planes = codec.encode(np.ones(spec.known_shape, np.float32), given)
-    for _ in range(4):
+    for offset in (0.25, 2.0**-127, -(2.0**-126), np.nan, np.inf):
         for plane, values in planes.items():
             if plane.endswith("codes"):
                 planes[plane] = rng.integers(0, 256, values.shape, np.uint8)
-            elif not plane.endswith("codebook"):
-                planes[plane] = np.asarray(rng.choice(SCALES, values.shape))
+            elif plane.endswith("absmax"):
+                planes[plane] = rng.choice(SCALES, values.shape)
+            elif plane.endswith("offset"):
+                planes[plane] = np.array(offset, np.float32)
         for dtype in DTYPES:
             own = ArraySpec(spec.shape, dtype)
             got = IMPLEMENTATIONS["jit"].decode(codec, {n: jnp.asarray(p) for n, p in planes.items()}, own, {})
@@ -142,10 +146,13 @@ def test_large_arrays_take_other_paths_through_xla() -> None:
 
 
 def test_with_64_bit_types_enabled() -> None:
-    with jax.enable_x64(True):
+    jax.config.update("jax_enable_x64", True)
+    try:
         for name in ("double", "user8"):
             codec, given = CODECS[name]
             compare(codec, arrays((6, 192), "float32")[0], given)
+    finally:
+        jax.config.update("jax_enable_x64", False)
 
 
 def test_the_table_may_be_traced_and_mapped_over() -> None:

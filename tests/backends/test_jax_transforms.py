@@ -104,6 +104,15 @@ def test_fusion_with_what_comes_before_and_after_changes_no_bit() -> None:
     same_bits(np.asarray(plain), ac.decode(ac.encode(a, "nf4")) + b, "decoded + b, without offset")
 
 
+def test_lowers_for_accelerators_that_are_not_here() -> None:
+    export = pytest.importorskip("jax.export")
+    shape = jax.ShapeDtypeStruct((64, 512), jnp.bfloat16)
+    encode = jax.jit(lambda x: ac.encode(x, "nf4-double"))
+    exported = export.export(encode, platforms=["cpu", "cuda", "rocm", "tpu"])(shape)
+    assert exported.platforms == ("cpu", "cuda", "rocm", "tpu")
+    export.export(jax.jit(ac.decode), platforms=["cuda", "tpu"])(jax.eval_shape(encode, shape))
+
+
 def test_values_at_hand_are_staged_inside_jit() -> None:
     """Closed-over planes are decoded by the compiled program, not while tracing into a large constant."""
     enc = ac.encode(jnp.asarray(X), "nf4")

@@ -85,7 +85,7 @@ def runs() -> dict[str, Callable[[Any], None]]:
     scaled = ties * np.random.default_rng(0).uniform(0.5, 1, (999, 1)).astype(np.float32)
     return {
         "nf4": lambda how: compare(how, nf4, sample(4096)),
-        "offset": lambda how: compare(how, ac.Codebook("nf4", offset=True), sample(4096) + 1),
+        "offset": lambda how: decode_scales(how, 0x3F800000, 0x3F900000, dtype="float32", offset=np.float32(0.1)),
         "tail": lambda how: compare(how, nf4, sample(4096 + 32)[: 4096 + 31]),
         "whole": lambda how: compare(how, ac.Codebook("nf4", block_size=None), sample(5000)),
         "ties": lambda how: compare(how, ac.Codebook("nf4", block_size=31), np.vstack([ties, scaled])),
@@ -95,11 +95,12 @@ def runs() -> dict[str, Callable[[Any], None]]:
     }  # fmt: skip
 
 
-def decode_scales(how: Any, *scales: int, dtype: str) -> None:
-    """Blocks of ones, so that what is rounded to `dtype` is the scale itself."""
-    codec, spec = ac.Codebook("nf4"), ArraySpec((len(scales), 64), dtype)
+def decode_scales(how: Any, *scales: int, dtype: str, **offset: np.float32) -> None:
+    """Blocks of ones, so that what is rounded to `dtype` is the scale itself (plus the offset)."""
+    codec, spec = ac.Codebook("nf4", offset=bool(offset)), ArraySpec((len(scales), 64), dtype)
     absmax = np.array(scales, np.uint32).view(np.float32)[:, None]
     planes = {"codes": np.full((len(scales), 32), 0xFF, np.uint8), "absmax": absmax}
+    planes |= {name: np.array(value) for name, value in offset.items()}
     got = how.decode(codec, {name: from_numpy(plane) for name, plane in planes.items()}, spec, {})
     same_bits(to_numpy(got), codec.decode(planes, spec), "decoded")
 

@@ -30,7 +30,7 @@ def model() -> dict[str, np.ndarray]:
         "embed.weight": normal(64, 96, seed=1),
         "layers.0.up.weight": normal(96, 64, dtype="bfloat16", seed=2),
         "layers.1.up.weight": normal(96, 64, dtype="bfloat16", seed=3),
-        "layers.0.odd.weight": normal(37, 53, dtype="float16", seed=4),
+        "layers.0.odd.weight": normal(47, 53, dtype="float16", seed=4),
         "layers.0.conv.weight": normal(16, 8, 3, 3, seed=5),
         "layers.0.norm.weight": normal(64, dtype="bfloat16", seed=6),
         "tiny.weight": normal(8, 8, seed=7),

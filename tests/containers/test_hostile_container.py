@@ -178,6 +178,17 @@ def test_header_written_anew_by_another_program(path):
         assert file["step"].decode() == 3 and file["odd"].decode().shape == (7, 9)
 
 
+def test_dropped_manifest(path):
+    """Another program kept the tensors and lost the metadata: not silently an array of bytes."""
+    safetensors = pytest.importorskip("safetensors.numpy")
+    frame = np.frombuffer(ac.to_bytes(ac.encode(weights(4, 64), "nf4")), np.uint8).reshape(1, 1, -1)
+    safetensors.save_file({"w": frame, "b": weights(3)}, path)
+    with pytest.raises(ac.CorruptError, match="no manifest"):
+        ac.open_file(path)
+    with ac.open_file(path, verify=False) as file:
+        assert ac.from_bytes(file["w"].decode()).codec == ac.codec("nf4")
+
+
 def test_misaligned_frames_are_refused(path):
     raw = path.read_bytes()
     length = int.from_bytes(raw[:8], "little")

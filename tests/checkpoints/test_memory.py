@@ -1,0 +1,57 @@
+"""Memory is bounded by the largest tensor, whatever the checkpoint's size: peak RSS of a process that does the work."""
+
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+
+from tests.checkpoints.support import write
+
+TENSORS, MB = 6, 1 << 20
+LARGEST = 32 * MB
+
+SCRIPT = """
+import re, sys
+import arraycodec as ac
+small, big, folder, jobs = *sys.argv[1:4], int(sys.argv[4])
+def run(src, stem):
+    packed, back = f"{folder}/{stem}.packed", f"{folder}/{stem}.back"
+    yield "compress", lambda: ac.compress(src, packed, jobs=jobs, overwrite=True)
+    yield "verify", lambda: ac.verify(packed, jobs=jobs)
+    yield "decompress", lambda: ac.decompress(packed, back, jobs=jobs, overwrite=True)
+    yield "diff", lambda: ac.diff(src, packed, jobs=jobs)
+    yield "against", lambda: ac.verify(packed, against=src, jobs=jobs)
+def memory(field):  # of this program: ru_maxrss would count what our parent held when it started us
+    with open("/proc/self/status") as status:
+        return 1024 * int(re.search(rf"{field}:\\s+(\\d+)", status.read())[1])
+for _, step in run(small, "small"):
+    step()  # imports, compiled kernels and threads are not what is measured
+for name, step in run(big, "big"):
+    with open("/proc/self/clear_refs", "w") as reset:
+        reset.write("5")  # the peak starts anew
+    before = memory("VmRSS")
+    step()
+    print(name, memory("VmHWM") - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_peak_memory(tmp_path, jobs):
+    piece = np.random.default_rng(0).standard_normal(LARGEST // 4 // 8, np.float32)
+    tensors = {f"w{k}": np.tile(piece, 8).reshape(2048, -1) for k in range(TENSORS)}
+    big = write(tmp_path / "big.safetensors", tensors)
+    small = write(tmp_path / "small.safetensors", {"w": tensors["w0"][:64].copy(), "v": tensors["w0"][:1].copy()})
+    run = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(SCRIPT), small, big, tmp_path, str(jobs)],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    growth = {name: int(grown) for name, grown in (line.split() for line in run.stdout.splitlines())}
+    # The tensor and its planes (a seventh); then two tensors where two are compared. Six of them would be 192 MB.
+    slack = 12 * MB
+    assert growth["compress"] < 1.2 * LARGEST + slack, growth
+    assert growth["verify"] < 0.2 * LARGEST + slack, growth
+    assert growth["decompress"] < 1.2 * LARGEST + slack, growth
+    assert growth["against"] < 2.2 * LARGEST + slack, growth

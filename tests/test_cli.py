@@ -1,0 +1,408 @@
+"""The command line: exit codes, what goes to stdout and what to stderr, what is written and what is imported."""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("typer")
+
+from typer.testing import CliRunner
+
+import arraycodec as ac
+from arraycodec import registry
+from arraycodec.cli import render
+from arraycodec.cli.app import app
+from arraycodec.cli.failures import explain, printable
+from arraycodec.cli.reference import markdown
+from tests.checkpoints.support import listing, model, shards, write, write_folder
+
+COMMANDS = ["compress", "decompress", "info", "verify", "diff", "list", "bench", "demo"]
+ROOT = Path(__file__).parent.parent
+
+
+def run(*args):
+    """(exit code, stdout, stderr) of a command, in this process."""
+    result = CliRunner().invoke(app, [str(arg) for arg in args], prog_name="arraycodec")
+    assert "Traceback" not in result.output
+    return result.exit_code, result.stdout, result.stderr
+
+
+def process(*args, script=None, **options):
+    """The same in a process of its own; `script` runs before the command does."""
+    command = [sys.executable, "-c", f"{script or ''}\nfrom arraycodec.cli import main; main()", *map(str, args)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, **options)
+
+
+@pytest.fixture
+def src(tmp_path):
+    return write(tmp_path / "model.safetensors", model())
+
+
+@pytest.fixture
+def packed(src):
+    ac.compress(src, src.with_name("packed.safetensors"))
+    return src.with_name("packed.safetensors")
+
+
+def broken(path, at):
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1
+    path.write_bytes(bytes(data))
+
+
+# ---------------------------------------------------------------- what the commands do
+
+
+def test_the_whole_way_round(src, tmp_path):
+    code, out, err = run("compress", src)
+    assert (code, err) == (0, "") and "smaller" in out and "embed.weight" in out and "bfloat16 matrix" in out
+    dst = tmp_path / "model.nf4.safetensors"
+    assert dst.exists() and src.exists()
+    assert run("info", dst)[0] == run("verify", dst)[0] == run("verify", dst, "--against", src)[0] == 0
+    code, out, _ = run("decompress", dst)
+    assert code == 0 and "12 tensors" in out
+    assert run("diff", dst, tmp_path / "model.decompressed.safetensors")[0] == 0
+    assert run("diff", src, dst)[0] == 1
+    assert run("compress", src, "-q", "-f") == (0, "", "")
+
+
+def test_folders(tmp_path):
+    src = write_folder(tmp_path / "m", shards())
+    code, out, _ = run("compress", src, "--scheme", "fp4")
+    assert code == 0 and "2 files" in out
+    assert run("verify", tmp_path / "m-fp4", "--against", src)[0] == 0
+    assert run("decompress", tmp_path / "m-fp4")[0] == 0
+    assert (tmp_path / "m-decompressed" / "config.json").exists()
+
+
+def test_a_dry_run_writes_nothing(src, tmp_path):
+    before = listing(tmp_path)
+    code, out, _ = run("compress", src, "--dry-run")
+    assert code == 0 and "nothing was written" in out and listing(tmp_path) == before
+
+
+def test_include_and_exclude(src, tmp_path):
+    args = ("compress", src, "-n", "--json", "--include", "*norm*", "--exclude", "*embed*", "--exclude", "*conv*")
+    reasons = {row["name"]: row["reason"] for row in json.loads(run(*args)[1])["tensors"]}
+    assert reasons["layers.0.norm.weight"] == "included by *norm*"
+    assert reasons["embed.weight"] == "excluded by *embed*" and reasons["layers.0.conv.weight"] == "excluded by *conv*"
+    code, _, err = run("compress", src, "--exclude", "*embedding*")
+    assert code == 2 and "matches none of 12 tensor names, closest are embed.weight" in err
+
+
+@pytest.mark.parametrize("command", ["compress", "decompress", "info", "verify", "diff", "list", "bench", "demo"])
+def test_json_parses_and_is_all_there_is_on_stdout(src, packed, tmp_path, command, monkeypatch):
+    monkeypatch.setattr(registry, "SCHEMES", {"nf4": registry.SCHEMES["nf4"]})
+    args = {
+        "compress": [src], "decompress": [packed, "-o", tmp_path / "b.safetensors"], "info": [packed],
+        "verify": [packed, "--against", src], "diff": [src, src], "list": [],
+        "bench": ["--size", "8x64", "--quick"], "demo": [src, "--no-plot"],
+    }  # fmt: skip
+    keys = {
+        "compress": {"src", "dst", "scheme", "bytes_before", "bytes_after", "ratio", "files", "tensors"},
+        "decompress": {"src", "dst", "bytes_before", "bytes_after", "tensors"},
+        "info": {"path", "native", "schemes", "bytes_stored", "files", "tensors"},
+        "verify": {"path", "ok", "bytes_checked", "problems", "tensors"},
+        "diff": {"a", "b", "equal", "counts", "tensors"},
+        "list": {"schemes", "codecs", "backends"},
+        "bench": {"machine", "cases", "quality", "peers", "notes"},
+        "demo": {"ok", "outcomes", "machine", "plot"},
+    }
+    code, out, err = run(command, *args[command], "--json")
+    assert (code, err) == (0, "")
+    assert keys[command] <= set(json.loads(out))
+    assert out.isascii()
+
+
+def test_tables_of_every_command(src, packed, monkeypatch, tmp_path):
+    monkeypatch.setattr(registry, "SCHEMES", {"nf4": registry.SCHEMES["nf4"]})
+    assert "layers.*.up.weight" in run("info", packed)[1]
+    assert "layers.1.up.weight" in run("info", packed, "--tensors")[1]
+    assert "no checksums" in run("info", src)[1] and "no checksums" in run("verify", src)[1]
+    assert "7 of 12 tensors equal the original bit for bit" in run("verify", packed, "--against", src)[1]
+    code, out, _ = run("diff", src, packed)
+    assert code == 1 and "7 same, 5 changed" in out and "dB" in out
+    assert "numpy" in run("list")[1]
+    code, out, _ = run("bench", "--size", "8x64", "--quick")
+    assert code == 0 and "× copy" in out and "numba" in out
+    code, out, _ = run("demo", src, "-o", tmp_path / "demo", "--no-plot")
+    assert code == 0 and "every byte" in out
+
+
+def test_names_cannot_drive_the_terminal(tmp_path):
+    evil = "w\x1b[2J\u202e[red]x[/red]"
+    src = write(tmp_path / "e.safetensors", {evil: np.ones((64, 64), np.float32)})
+    for args in (("compress", src), ("info", src), ("diff", src, src), ("compress", src, "--exclude", "\x1b[2Jno")):
+        _, out, err = run(*args)
+        assert "\x1b[2J" not in out + err and "\u202e" not in out + err, args
+    assert r"w\x1b[2J\u202e[red]x[/red]" in run("info", src)[1]
+    assert printable("a\x00é\n") == "a\\x00é\n"
+
+
+# ---------------------------------------------------------------- exit codes
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("compress",),
+        ("nonsense",),
+        ("compress", "{src}", "--jobs", "0"),
+        ("compress", "{src}", "--scheme", "nf5"),
+        ("compress", "{src}", "-o", "{src}"),
+        ("compress", "{packed}"),
+        ("decompress", "{src}"),
+        ("bench", "--size", "12"),
+        ("bench", "--schemes", "none"),
+        ("compress", "{src}", "-o", "{packed}"),
+    ],
+)
+def test_2_for_usage(src, packed, args):
+    before = listing(src.parent)
+    code, out, err = run(*(arg.format(src=src, packed=packed) for arg in args))
+    assert code == 2 and out == "" and err
+    assert listing(src.parent) == before
+
+
+def test_messages_say_what_to_do(src, packed):
+    assert "exists already; -f overwrites it" in run("compress", src, "-o", packed)[2]
+    assert "'nf5' is not known, closest are nf4" in run("compress", src, "-s", "nf5")[2]
+    assert "is compressed already (holds nf4)" in run("compress", packed)[2]
+
+
+def test_1_for_a_difference_or_a_failed_verification(src, packed):
+    assert run("diff", src, packed)[0] == 1
+    broken(packed, -10)
+    code, out, _ = run("verify", packed)
+    assert code == 1 and "FAILED" in out and "packed.safetensors" in out
+    code, out, _ = run("verify", packed, "--json")
+    assert code == 1 and json.loads(out)["ok"] is False
+    assert run("verify", packed, "-q")[:2] == (1, "")
+
+
+def test_3_for_corrupt_or_hostile_input(src, packed, tmp_path):
+    html = tmp_path / "page.safetensors"
+    html.write_text("<!DOCTYPE html><html>not found</html>")
+    broken(packed, 300)  # in the header
+    for command in ("info", "verify", "decompress"):
+        for path in (packed, html):
+            code, out, err = run(command, path)
+            assert code == 3 and out == "" and path.name in err, (command, path)
+    broken(packed, 300)
+    broken(packed, -10)
+    code, _, err = run("decompress", packed, "-o", tmp_path / "b.safetensors")
+    assert code == 3 and "packed.safetensors" in err and "tensor" in err
+    assert not (tmp_path / "b.safetensors").exists()
+
+
+def test_4_for_what_needs_a_newer_version_or_an_extra(packed, tmp_path):
+    assert explain(ac.VersionError("codec: 'x' is not known"))[0] == 4
+    assert explain(ac.UnsupportedByBackend("no"))[0] == 4
+    missing = "import sys; sys.modules['typer'] = None"
+    done = process("info", packed, script=missing)
+    assert done.returncode == 4 and 'pip install "arraycodec[cli]"' in done.stderr and not done.stdout
+    script = f"import sys; sys.path.insert(0, {str(ROOT)!r})"
+    data = packed.read_bytes().replace(b'\\"version\\":1', b'\\"version\\":9')
+    newer = tmp_path / "newer.safetensors"
+    newer.write_bytes(data)
+    assert process("info", newer, script=script).returncode == 4
+
+
+def test_5_for_a_missing_file(src, tmp_path):
+    nowhere = tmp_path / "nowhere.safetensors"
+    for args in (["compress"], ["decompress"], ["info"], ["verify"], ["diff", src], ["bench"], ["demo"]):
+        code, out, err = run(*args, nowhere)
+        assert code == 5 and out == "" and "nowhere.safetensors: No such file or directory" in err, args
+
+
+@pytest.mark.parametrize(
+    ("number", "told"),
+    [(errno.ENOSPC, "the disk is full"), (errno.EDQUOT, "the disk is full"), (errno.EIO, "Input/output error"),
+     (errno.EACCES, "Permission denied"), (errno.EROFS, "Read-only file system")],
+)  # fmt: skip
+def test_5_for_what_the_system_refuses(src, tmp_path, monkeypatch, number, told):
+    from arraycodec.containers.atomic import AtomicFile
+
+    before, write_bytes = listing(tmp_path), AtomicFile.write
+
+    def refuse(self, *buffers):
+        if self.position > 10_000:
+            raise OSError(number, os.strerror(number), str(self.path))
+        return write_bytes(self, *buffers)
+
+    monkeypatch.setattr(AtomicFile, "write", refuse)
+    code, out, err = run("compress", src)
+    assert code == 5 and out == "" and told in err and "model.nf4.safetensors" in err
+    assert listing(tmp_path) == before
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a folder in which not even root may write")
+def test_5_for_a_folder_that_may_not_be_written(src):
+    code, _, err = run("compress", src, "-o", "/sys/m.safetensors")
+    assert code == 5 and "/sys/m.safetensors: Permission denied" in err
+
+
+def test_130_for_an_interrupt(src, tmp_path, monkeypatch):
+    from arraycodec import api
+
+    before = listing(tmp_path)
+
+    def interrupt(*args, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(api, "encode", interrupt)
+    code, out, err = run("compress", src, "--jobs", "1")
+    assert code == 130 and out == "" and "interrupted" in err
+    assert listing(tmp_path) == before
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_130_for_a_real_ctrl_c(src, tmp_path, jobs):
+    before = listing(tmp_path)
+    script = textwrap.dedent("""
+        import time
+        from arraycodec import api
+        encode = api.encode
+        def slow(*args, **options):
+            print("encoding", flush=True)
+            time.sleep(0.5)
+            return encode(*args, **options)
+        api.encode = slow
+        from arraycodec.cli import main; main()
+    """)
+    child = subprocess.Popen(
+        [sys.executable, "-c", script, "compress", str(src), "-j", jobs],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert child.stdout.readline() == "encoding\n"
+    time.sleep(0.1)
+    child.send_signal(signal.SIGINT)
+    _, err = child.communicate(timeout=60)
+    assert child.returncode == 130 and "Traceback" not in err and "interrupted" in err
+    assert listing(tmp_path) == before
+
+
+def test_bugs_are_told_without_a_traceback_unless_it_is_asked_for(src, monkeypatch):
+    from arraycodec.checkpoints import info
+
+    monkeypatch.setattr(info, "scan", lambda path: 1 / 0)
+    code, _, err = run("info", src)
+    assert code == 70 and "internal error: ZeroDivisionError" in err and "ARRAYCODEC_DEBUG=1" in err
+    monkeypatch.setenv("ARRAYCODEC_DEBUG", "1")
+    with pytest.raises(ZeroDivisionError):
+        CliRunner().invoke(app, ["info", str(src)], catch_exceptions=False)
+
+
+def test_a_reader_that_goes_away_is_no_error_worth_a_word(packed):
+    command = [sys.executable, "-m", "arraycodec.cli", "info", str(packed), "--tensors", "--json"]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT)
+    child.stdout.close()
+    err = child.stderr.read()
+    child.stderr.close()
+    assert child.wait(timeout=60) in (0, 5) and err == b""
+
+
+# ---------------------------------------------------------------- help, colours, imports
+
+
+@pytest.mark.parametrize("command", [[], *[[name] for name in COMMANDS]])
+def test_help(command):
+    code, out, err = run(*command, "--help")
+    assert (code, err) == (0, "") and "Usage:" in out
+    assert run(*command, "-h")[1] == out
+    assert not command or f"arraycodec {command[0]}" in out
+
+
+def test_version_and_completion():
+    assert run("--version")[1] == f"arraycodec {ac.__version__}\n"
+    assert "--install-completion" in run("--help")[1]
+    code, out, err = run()
+    assert code in (0, 2) and "compress" in out + err  # with no arguments: the help
+
+
+def test_the_page_of_the_commands_is_theirs():
+    page = (ROOT / "docs" / "reference" / "cli.md").read_text(encoding="utf-8")
+    assert page == markdown(), "run: python -m arraycodec.cli.reference > docs/reference/cli.md"
+    for command in COMMANDS:
+        assert f"## {command}\n" in page
+
+
+def test_no_colours_and_no_bar_where_there_is_no_terminal(src):
+    done = process("compress", src, cwd=ROOT)
+    assert done.returncode == 0 and "\x1b" not in done.stdout + done.stderr and done.stderr == ""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pseudo-terminals")
+@pytest.mark.parametrize("no_colour", [False, True])
+def test_colours_and_a_bar_on_a_terminal(src, no_colour):
+    import pty
+
+    main, other = pty.openpty()
+    env = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "FORCE_COLOR")} | {
+        "TERM": "xterm",
+        "COLUMNS": "90",
+    }
+    env |= {"NO_COLOR": "1"} if no_colour else {}
+    command = [sys.executable, "-m", "arraycodec.cli", "compress", str(src), "-f"]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=other, env=env, cwd=ROOT)
+    os.close(other)
+    out = child.stdout.read()
+    child.stdout.close()
+    assert child.wait(timeout=60) == 0 and b"\x1b[3" not in out  # stdout is a pipe: plain
+    seen = b""
+    while True:
+        try:
+            piece = os.read(main, 4096)
+        except OSError:
+            break
+        if not piece:
+            break
+        seen += piece
+    os.close(main)
+    assert b"compressing" in seen
+    coloured = any(b"\x1b[%d" % code in seen for code in (31, 32, 35, 36)) or b"\x1b[38;5" in seen
+    assert coloured != no_colour
+
+
+HEAVY = ("torch", "jax", "jaxlib", "numba", "llvmlite", "triton", "matplotlib", "safetensors", "bitsandbytes", "scipy")
+
+
+@pytest.mark.parametrize(
+    ("args", "banned"),
+    [
+        (["--help"], ("numpy", "ml_dtypes", *HEAVY)),
+        (["compress", "--help"], ("numpy", "ml_dtypes", *HEAVY)),
+        (["--version"], ("numpy", *HEAVY)),
+        (["info", "{packed}"], HEAVY),
+        (["list"], HEAVY),
+        (["verify", "{packed}"], HEAVY),
+        (["compress", "{src}", "--dry-run"], HEAVY),
+    ],
+)
+def test_what_is_imported(src, packed, args, banned):
+    args = [arg.format(src=src, packed=packed) for arg in args]
+    command = [sys.executable, "-X", "importtime", "-m", "arraycodec.cli", *args]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+    imported = {line.rpartition("|")[2].strip().partition(".")[0] for line in done.stderr.splitlines()}
+    assert "typer" in imported
+    assert not imported & set(banned)
+
+
+def test_figures_for_people():
+    assert [render.size(n) for n in (0, 999, 1000, 99_949, 99_951, 12_948_032, 10**12)] == [
+        "0 B", "999 B", "1.0 KB", "99.9 KB", "100 KB", "12.9 MB", "1.00 TB",
+    ]  # fmt: skip
+    assert render.decibels(float("inf")) == "exact" and render.decibels(20.727) == "20.73 dB"
+    assert render.dimensions(()) == "scalar" and render.dimensions((2, 3)) == "2 × 3"
+    groups = render.grouped(["a.0.x1", "a.1.x1", "b"], str, len)
+    assert [(name, len(rows)) for name, rows in groups] == [("a.*.x1", 2), ("b", 1)]
