@@ -374,6 +374,11 @@ def test_colours_and_a_bar_on_a_terminal(src, no_colour):
     assert coloured != no_colour
 
 
+def test_a_terminal_without_unicode_gets_escapes(src):
+    done = process("compress", src, cwd=ROOT, env=os.environ | {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"})
+    assert done.returncode == 0 and done.stdout.isascii() and "smaller" in done.stdout
+
+
 HEAVY = ("torch", "jax", "jaxlib", "numba", "llvmlite", "triton", "matplotlib", "safetensors", "bitsandbytes", "scipy")
 
 

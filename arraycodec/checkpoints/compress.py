@@ -117,17 +117,28 @@ def _predict(path: Path, rows: list[Row]) -> int | None:
 
 
 def _compress_file(src: Path, dst: Path, rows: list[Row], jobs: int, overwrite: bool, done: Done) -> list[Row]:
-    """One file, anew for each tensor in which NaN or infinity turns up: that one then stays plain."""
+    """One file; once more where tensors turned out to be better left plain, since a container's plan comes first."""
     with located(src), SafetensorsFile(src) as file:
         source = Source(file.header.raw, sha256(src, done))
-        while True:
-            start = done.bytes
-            try:
-                return _write(file, dst, rows, source, jobs, overwrite, done)
-            except _NotFinite as found:
-                done.bytes = start
-                plain = {"codec": None, "reason": "holds NaN or infinity: stays plain"}
-                rows = [replace(row, **plain, after=row.before) if row.name == found.name else row for row in rows]
+        start = done.bytes
+        try:
+            return _write(file, dst, rows, source, jobs, overwrite, done)
+        except _StayPlain as found:
+            done.bytes = start
+            plain = {
+                row.name: replace(row, codec=None, reason=found.reasons[row.name], after=row.before)
+                for row in rows
+                if row.name in found.reasons
+            }
+            rows = [plain.get(row.name, row) for row in rows]
+            return _write(file, dst, rows, source, jobs, overwrite, done)
+
+
+class _StayPlain(Exception):
+    """Tensors that a codec cannot or should not encode, which only their values show; name -> reason."""
+
+    def __init__(self, reasons: dict[str, str]) -> None:
+        self.reasons = reasons
 
 
 def _write(
@@ -135,7 +146,8 @@ def _write(
 ) -> list[Row]:
     by_name = {row.name: row for row in rows}
     plan = [(row.name, file.tensors[row.name].spec, row.codec) for row in rows]
-    sizes = {}
+    sizes: dict[str, int] = {}
+    reasons: dict[str, str] = {}
     dst.parent.mkdir(parents=True, exist_ok=True)
     with Writer(dst, plan, metadata=file.metadata, source=source, overwrite=overwrite) as writer:
 
@@ -146,22 +158,28 @@ def _write(
 
         budget = max([MIN_BUDGET, *(row.before for row in rows)])
         for name, value in ordered(work, writer.order, lambda name: by_name[name].before, jobs, budget):
-            if isinstance(value, Encoded):
-                try:
-                    api.check_finite(value)
-                except NonFiniteError:
-                    raise _NotFinite(name) from None
-            sizes[name] = writer.add(name, value, check=False)
+            if reason := _refused(value, by_name[name]):
+                reasons[name] = reason
+            elif not reasons:  # otherwise this pass only goes on to find all such tensors
+                sizes[name] = writer.add(name, value, check=False)
             del value
             done.add(by_name[name].before, name)
+        if reasons:
+            raise _StayPlain(reasons)
     return [replace(row, after=sizes[row.name]) for row in rows]
 
 
-class _NotFinite(Exception):
-    """A lossy codec met NaN or infinity in the tensor of this name."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
+def _refused(value: Any, row: Row) -> str | None:
+    """Why a tensor that was encoded had better stay plain after all."""
+    if not isinstance(value, Encoded):
+        return None
+    try:
+        api.check_finite(value)
+    except NonFiniteError:
+        return "holds NaN or infinity: stays plain"
+    if value.nbytes > row.before and not row.reason.startswith("included"):
+        return "the codec makes it larger"
+    return None
 
 
 def _reasons(rows: list[Row]) -> str:

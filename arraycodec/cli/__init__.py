@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 
@@ -21,6 +22,9 @@ def main() -> None:
             file=sys.stderr,
         )
         sys.exit(NEEDS_EXTRA)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal that knows no "→" gets an escape, not an error
+            stream.reconfigure(errors="backslashreplace")
     try:
         app(prog_name="arraycodec")
     except (Exception, KeyboardInterrupt) as error:  # what goes wrong outside a command: its parsing, the last flush

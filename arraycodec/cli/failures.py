@@ -18,10 +18,6 @@ EXIT_CODES = (
 )
 
 
-class MissingExtra(Exception):
-    """A command needs a package that is not installed; the message says how to install it."""
-
-
 class Group(TyperGroup):
     """Commands whose errors become a line and an exit code. ARRAYCODEC_DEBUG=1 shows tracebacks instead."""
 
@@ -56,7 +52,7 @@ def explain(error: BaseException) -> tuple[int, str]:
         return INTERRUPTED, "interrupted; unfinished files were removed"
     if isinstance(error, BrokenPipeError):
         return IO, ""
-    if isinstance(error, errors.VersionError | errors.UnsupportedByBackend | MissingExtra):
+    if isinstance(error, errors.VersionError | errors.UnsupportedByBackend):
         return NEEDS, str(error)
     if isinstance(error, errors.FormatError):
         return CORRUPT, str(error)

@@ -59,7 +59,7 @@ def _summary(report: Report) -> None:
 def decompressed(report: Report) -> None:
     """One line: from where to where, and what it came to."""
     lossy = sum(not row.codec.lossless for row in report.encoded if row.codec)
-    told = f"{lossy} of them lossy" if lossy else "every file is the original again, byte for byte"
+    told = f"{lossy} of them lossy" if lossy else "none of them lossy"
     out = console()
     out.print(cell(f"{report.src} → {report.dst}", "bold"), soft_wrap=True)
     out.print(cell(f"{size(report.before)} → {size(report.after)}", "bold green"), end="")

@@ -37,9 +37,10 @@ class LazyTensor:
     name, spec (of the decoded array; a sub-byte dtype such as float4_e2m1fn is logical, its data packed uint8),
     shape, dtype, codec (None where stored plain), nbytes (stored bytes), path (of the file that holds it).
 
-    >>> import numpy as np, arraycodec as ac
-    >>> ac.save_file({"w": ac.encode(np.ones((4, 64), np.float32), "nf4")}, "/tmp/doctest.safetensors")
-    >>> with ac.open_file("/tmp/doctest.safetensors") as f:
+    >>> import numpy as np, tempfile, arraycodec as ac
+    >>> path = tempfile.mkdtemp() + "/m.safetensors"
+    >>> ac.save_file({"w": ac.encode(np.ones((4, 64), np.float32), "nf4")}, path)
+    >>> with ac.open_file(path) as f:
     ...     f["w"], f["w"][1:3].shape, f["w"][0, :2]
     (LazyTensor('w', float32[4,64], Codebook(table='nf4', block_size=64, flavour=None, offset=False)), \
 (2, 64), array([1., 1.], dtype=float32))

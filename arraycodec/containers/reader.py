@@ -146,9 +146,10 @@ def load_file(
 
     max_bytes  what all decoded arrays (or all stored planes) may take together; None is the machine's memory.
 
-    >>> import numpy as np, arraycodec as ac
-    >>> ac.save_file({"w": np.arange(3)}, "/tmp/doctest.safetensors")
-    >>> ac.load_file("/tmp/doctest.safetensors")
+    >>> import numpy as np, tempfile, arraycodec as ac
+    >>> path = tempfile.mkdtemp() + "/m.safetensors"
+    >>> ac.save_file({"w": np.arange(3)}, path)
+    >>> ac.load_file(path)
     {'w': array([0, 1, 2])}
     """
     with open_file(path, framework=framework, device=device, verify=verify, max_bytes=max_bytes) as file:

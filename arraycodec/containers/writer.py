@@ -36,10 +36,11 @@ class Writer:
     `order` lists the names in the order in which `add` takes them: encoded ones as planned, then plain ones by falling
     alignment. Use as a context manager, or call `close()` (commit) / `abort()`.
 
-    >>> import numpy as np, arraycodec as ac
+    >>> import numpy as np, tempfile, arraycodec as ac
+    >>> path = tempfile.mkdtemp() + "/m.safetensors"
     >>> x, bias = np.ones((4, 64), np.float32), np.zeros(4, np.float32)
     >>> plan = [("b", ac.ArraySpec((4,), "float32"), None), ("w", ac.ArraySpec((4, 64), "float32"), ac.codec("nf4"))]
-    >>> with Writer("/tmp/doctest.safetensors", plan) as writer:
+    >>> with Writer(path, plan) as writer:
     ...     writer.order, writer.add("w", ac.encode(x, "nf4")), writer.add("b", bias)
     (('w', 'b'), 448, 16)
     """
@@ -173,10 +174,11 @@ def save_file(
     The file is a valid safetensors file in which every tensor keeps its name. NonFiniteError where a lossy codec met
     NaN or infinity. overwrite=False raises FileExistsError instead of replacing.
 
-    >>> import numpy as np, arraycodec as ac
+    >>> import numpy as np, tempfile, arraycodec as ac
+    >>> path = tempfile.mkdtemp() + "/m.safetensors"
     >>> w = np.linspace(-1, 1, 256, dtype=np.float32)
-    >>> ac.save_file({"w": ac.encode(w, "nf4"), "step": np.int64(7)}, "/tmp/doctest.safetensors")
-    >>> {name: array.shape for name, array in ac.load_file("/tmp/doctest.safetensors").items()}
+    >>> ac.save_file({"w": ac.encode(w, "nf4"), "step": np.int64(7)}, path)
+    >>> {name: array.shape for name, array in ac.load_file(path).items()}
     {'w': (256,), 'step': ()}
     """
     for value in tensors.values():

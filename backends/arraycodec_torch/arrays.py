@@ -10,17 +10,20 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch._C._functorch import peek_interpreter_stack
 from torch._subclasses.fake_tensor import FakeTensor
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from arraycodec.base import Planes
 from arraycodec.errors import ArgumentError, UnsupportedByBackend
 from arraycodec.primitives import memory
-from arraycodec.spec import BY_TORCH, DTYPES, ArraySpec
+from arraycodec.spec import BY_TORCH, DTYPES, ArraySpec, numpy_dtype
 
 _NAMES = {getattr(torch, attribute): row.name for attribute, row in BY_TORCH.items() if hasattr(torch, attribute)}
 _DTYPES = {name: dtype for dtype, name in _NAMES.items()}
 _INTEGERS = {1: torch.uint8, 2: torch.uint16}  # what stands for the dtypes that NumPy itself does not have
-_NOT_IN_NUMPY = {name for name in _DTYPES if name.startswith(("bfloat", "float8"))}
+_NOT_IN_NUMPY = {name: numpy_dtype(name) for name in _DTYPES if name.startswith(("bfloat", "float8"))}
+_VIEWED = {own: _DTYPES[name] for name, own in _NOT_IN_NUMPY.items()}
 
 
 def spec(x: Any) -> ArraySpec:
@@ -45,7 +48,7 @@ def at_hand(x: torch.Tensor) -> bool:
         torch.compiler.is_compiling()
         or torch._C._len_torch_dispatch_stack()  # FakeTensorMode, make_fx, export
         or torch._C._get_tracing_state() is not None  # torch.jit.trace
-        or torch._C._functorch.peek_interpreter_stack() is not None  # vmap, grad
+        or peek_interpreter_stack() is not None  # vmap, grad
         or x.device.type == "meta"
         or isinstance(x, FakeTensor)
     )
@@ -54,24 +57,23 @@ def at_hand(x: torch.Tensor) -> bool:
 def to_numpy(x: torch.Tensor) -> np.ndarray:
     """The same bits as a NumPy array: of the same memory for a CPU tensor, a copy from another device."""
     x = x.detach()
-    if x.layout != torch.strided or torch.utils._python_dispatch.is_traceable_wrapper_subclass(x):
+    if x.layout != torch.strided or is_traceable_wrapper_subclass(x):
         raise UnsupportedByBackend(f"torch: only dense tensors can be encoded or decoded, got {type(x)} {x.layout}")
     if x.device.type != "cpu":
         x = x.cpu()
     x = x.resolve_neg().resolve_conj()
-    name = _NAMES.get(x.dtype)
-    if name in _NOT_IN_NUMPY:
-        return x.view(_INTEGERS[x.element_size()]).numpy().view(ArraySpec((), name).numpy_dtype)
-    return x.numpy()
+    own = _NOT_IN_NUMPY.get(_NAMES.get(x.dtype, ""))
+    return x.numpy() if own is None else x.view(_INTEGERS[x.element_size()]).numpy().view(own)
 
 
 def from_numpy(x: np.ndarray, device: Any = None) -> torch.Tensor:
     """The same bits as a tensor; on the CPU it shares the memory of `x` where that is contiguous and writable."""
-    x = memory.native(np.asarray(x))
-    name = x.dtype.name
+    x = np.asarray(x)
+    if not (x.flags.c_contiguous and x.dtype.isnative):
+        x = memory.native(x)
     x = x if x.flags.writeable else x.copy()
-    if name in _NOT_IN_NUMPY:
-        tensor = torch.from_numpy(x.view(f"u{x.dtype.itemsize}")).view(dtype(name))
+    if x.dtype in _VIEWED:
+        tensor = torch.from_numpy(x.view(f"u{x.itemsize}")).view(_VIEWED[x.dtype])
     else:
         tensor = torch.from_numpy(x)
     return tensor if device is None else tensor.to(device)

@@ -125,12 +125,12 @@ def table_of(codec: Codebook, planes: Given, device: torch.device, check: bool =
     bounds = flat(planes["bounds"]) if "bounds" in planes else (values[:-1] + values[1:]) * 0.5
     bounds = torch.where(bounds == 0, float(codebooks.JUST_ABOVE_ZERO), bounds)
     codes = torch.arange(values.numel(), dtype=torch.uint8, device=device)
-    return Table(values, bounds, codes, codes[(bounds < 0).sum()])
+    return Table(values, bounds, codes, (bounds < 0).sum().to(torch.uint8))
 
 
 @cache
 def _built_in(name: str, flavour: str | None, device: torch.device) -> Table:
     found = codebooks.table(name, flavour)
     with _disable_current_modes():  # a fake mode must not leave its tensors in the cache
-        tensors = [torch.tensor(array, device=device) for array in (found.values, found.bounds, found.codes)]
-        return Table(*tensors, tensors[2].new_tensor(found.zero))
+        values, bounds, codes = (torch.tensor(array, device=device) for array in found[1:])
+        return Table(values, bounds, codes, codes.new_tensor(found.zero))

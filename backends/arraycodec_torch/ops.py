@@ -173,11 +173,12 @@ def register_encoded() -> None:
         serialized_type_name="arraycodec.Encoded",
         to_dumpable_context=list,
         from_dumpable_context=lambda data: (data[0], tuple(data[1]), data[2], tuple(data[3])),
-        flatten_with_keys_fn=lambda encoded: (
-            [(pytree.MappingKey(name), plane) for name, plane in encoded.planes.items()],
-            _context(encoded),
-        ),
+        flatten_with_keys_fn=_flatten_with_keys,
     )
+
+
+def _flatten_with_keys(encoded: Encoded) -> Any:
+    return [(pytree.MappingKey(name), plane) for name, plane in encoded.planes.items()], _context(encoded)
 
 
 def _context(encoded: Encoded) -> tuple[dict[str, Any], tuple[int | None, ...], str, tuple[str, ...]]:

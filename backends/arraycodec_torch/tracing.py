@@ -47,7 +47,7 @@ def _encode(backend: Any, x: Any, codec: Any, given: Any, check: Any) -> Encoded
 
 def _decode(backend: Any, encoded: Encoded, out: Any, dtype: Any, given: Any) -> torch.Tensor:
     likes = {name: _like(plane) for name, plane in encoded.planes.items()}
-    shape, stored = [index(n) for n in encoded.spec.shape], encoded.spec.dtype
+    shape, stored = [index(n) for n in encoded.spec.known_shape], encoded.spec.dtype
     like_out = None if out is None else _like(out)
     names, batch, rest = _plan_decode(_constant(encoded.codec.to_json()), shape, stored, likes, like_out, dtype)
     text, shape, dtype = rest

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -139,7 +140,7 @@ def check(module: ModuleType, tier: str, run: str, edit: Any = None) -> None:
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: f"{mutant.name} ({mutant.tier})")
 def test_mutant_is_caught(mutant: Mutant, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    module = mutate(mutant.edits, tmp_path, f"mutant_{abs(hash(mutant.name))}")
+    module = mutate(mutant.edits, tmp_path, re.sub(r"\W", "_", f"mutant {mutant.name}"))
     if mutant.fusion:
         monkeypatch.setitem(triton_codebook.LAUNCH, "enable_fp_fusion", True)
     with pytest.raises((AssertionError, ptx.PtxError)) as caught:

@@ -163,6 +163,28 @@ def test_a_tensor_that_is_not_finite_stays_plain_and_the_report_says_so(tmp_path
     assert ac.load_file(tmp_path / "p.safetensors")["b"].tobytes() == tensors["b"].tobytes()
 
 
+def test_what_the_codec_makes_larger_stays_plain_unless_it_is_included(tmp_path, xored, monkeypatch):
+    kind = type(ac.codec(xored))
+    encode, decode = kind.encode, kind.decode
+
+    def growing(self, x, given=None):  # twice the bytes where the array holds ones
+        return {"bytes": np.tile(encode(self, x)["bytes"], 1 + int(x.reshape(-1)[0]))}
+
+    def first(self, planes, spec, given=None, out=None):
+        return decode(self, {"bytes": planes["bytes"][: spec.nbytes]}, spec, given, out)
+
+    monkeypatch.setattr(kind, "encode", growing)
+    monkeypatch.setattr(kind, "decode", first)
+    monkeypatch.setattr(kind, "planes", lambda self, spec: {"bytes": ac.ArraySpec((None,), "uint8")})
+    src = write(tmp_path / "s.safetensors", {"a": np.zeros((64, 64)), "b": np.ones((64, 64)), "c": np.ones((64, 64))})
+    report = ac.compress(src, tmp_path / "p.safetensors", xored, include=["c"])
+    assert [row.reason for row in report.rows] == ["float64 matrix", "the codec makes it larger", "included by c"]
+    dry = ac.compress(src, tmp_path / "q.safetensors", xored, dry_run=True)
+    assert dry.after is None and dry.ratio is None and dry.to_json()["bytes_after"] is None
+    ac.decompress(tmp_path / "p.safetensors", tmp_path / "b.safetensors")
+    assert (tmp_path / "b.safetensors").read_bytes() == src.read_bytes()
+
+
 def test_progress_rises_to_the_whole(src, tmp_path):
     seen = []
     ac.compress(src, tmp_path / "p.safetensors", progress=lambda *args: seen.append(args))

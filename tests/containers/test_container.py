@@ -400,10 +400,14 @@ def test_frameworks(path, framework):
         assert_bits(module.to_numpy(value), expected[name])
     kept = ac.load_file(path, framework=framework, decode=False)
     assert_bits(module.to_numpy(ac.decode(kept["d"])), expected["d"])
-    with ac.open_file(path, framework=framework) as file:
-        for name in file:
-            assert_bits(module.to_numpy(file[name][1:3]), expected[name][1:3])
-            assert_bits(np.asarray(file[name]), expected[name])
+    for mmap in (False, True):
+        with ac.open_file(path, framework=framework, mmap=mmap) as file:
+            decoded = {name: file[name].decode() for name in file}
+            for name in file:
+                assert_bits(module.to_numpy(file[name][1:3]), expected[name][1:3])
+                assert_bits(np.asarray(file[name]), expected[name])
+        for name, value in decoded.items():  # a map lives as long as what was read from it
+            assert_bits(module.to_numpy(value), expected[name])
     with pytest.raises(ac.UnsupportedByBackend):
         ac.open_file(path, framework="mxnet")
 
@@ -432,6 +436,28 @@ def test_reading_imports_no_framework(path):
         assert not loaded, loaded
     """
     subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True)
+
+
+def test_names_that_look_alike(path):
+    tensors = {name: np.array(i) for i, name in enumerate(["é", "e\u0301", "E", "e", "a.b", "a/b", "../a", "a\x00"])}
+    ac.save_file(tensors, path)
+    assert {name: int(value) for name, value in ac.load_file(path).items()} == {n: int(v) for n, v in tensors.items()}
+    assert os.listdir(path.parent) == [path.name]
+
+
+def test_offsets_beyond_4_gib(path):
+    """A sparse file of 5 GiB: the last rows of a tensor, without the rest."""
+    header = json.dumps({"x": {"dtype": "F32", "shape": [5 << 10, 256, 1024], "data_offsets": [0, 5 << 30]}}).encode()
+    with open(path, "wb") as file:
+        file.write(len(header).to_bytes(8, "little") + header)
+        file.truncate(8 + len(header) + (5 << 30))
+        file.seek(-4, os.SEEK_END)
+        file.write(np.float32(1.5).tobytes())
+    with ac.open_file(path, max_bytes=1 << 22) as file:
+        assert file["x"][-1, -1, -2:].tolist() == [0.0, 1.5]
+        assert file["x"][4097:4098, :2, :2].sum() == 0
+        with pytest.raises(ac.LimitError):
+            file["x"].decode()
 
 
 def test_manifest_is_readable_json(path):
