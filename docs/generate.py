@@ -1,4 +1,4 @@
-"""Writes the tables of README.md and docs/ that follow from the code, between `<!-- table:NAME -->` and `<!-- /table -->`.
+"""The generated tables of README.md and docs/, between `<!-- table:NAME -->` and `<!-- /table -->`.
 
 `python docs/generate.py` rewrites what is out of date; with `--check` it only says what is, and exits with 1.
 """
@@ -9,6 +9,7 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -88,7 +89,7 @@ def _ranked(titles: list[str], tables: list[codebooks.Table]) -> list[list[str]]
     return rows
 
 
-def _number(x: np.float32) -> list[str]:
+def _number(x: Any) -> list[str]:
     return [f"`{int(x.view(np.uint32)):08x}`", f"{float(x):.9g}"]
 
 

@@ -1,4 +1,4 @@
-"""The pages are part of the library: their vectors and examples run, and no codec lacks its page, case, vectors or test.
+"""The pages are part of the library: their vectors and examples run, no codec lacks its page, case, vectors or test.
 
 Vectors of docs/format/*.md run here on every backend (those of frame.md and container.md in
 tests/containers/test_format_pages.py), Python blocks of README.md and docs/ once, in the page's order.
@@ -39,6 +39,8 @@ SECTIONS = (
 )  # fmt: skip
 MIN_VECTORS = 6
 
+Call = Callable[[list[str]], list[str]]  # the words of a function's arguments -> those of its results
+
 
 def _script(name: str) -> ModuleType:
     """A module of the folder docs, which is no package."""
@@ -57,7 +59,7 @@ FORMAT_PAGES = [page for page in sorted((ROOT / "docs/format").glob("*.md")) if 
 # -- vectors
 
 
-def _torch_functions() -> dict[str, pages.Call]:
+def _torch_functions() -> dict[str, Call]:
     import torch
 
     from arraycodec_torch import codebook, scales
@@ -66,10 +68,10 @@ def _torch_functions() -> dict[str, pages.Call]:
     def bits(arguments: list[str]) -> torch.Tensor:
         return torch.from_numpy(pages.uint32(arguments).view(np.int32))
 
-    def of_bits(function: Callable[[torch.Tensor], torch.Tensor], out: Any = np.uint32) -> pages.Call:
+    def of_bits(function: Callable[[torch.Tensor], torch.Tensor], out: Any = np.uint32) -> Call:
         return lambda arguments: pages.words(function(bits(arguments)).reshape(-1).numpy().astype(out))
 
-    def widened(dtype: torch.dtype) -> pages.Call:
+    def widened(dtype: torch.dtype) -> Call:
         return of_bits(lambda b: p.widen(b.to(torch.int16).view(dtype)))
 
     def mul_add(arguments: list[str]) -> list[str]:
@@ -92,7 +94,7 @@ def _torch_functions() -> dict[str, pages.Call]:
     }
 
 
-def _jax_functions() -> dict[str, pages.Call]:
+def _jax_functions() -> dict[str, Call]:
     import jax
     import jax.numpy as jnp
     from jax import lax
@@ -100,14 +102,14 @@ def _jax_functions() -> dict[str, pages.Call]:
     from arraycodec_jax import codebook, scales
     from arraycodec_jax import primitives as p
 
-    def of_bits(function: Callable[[Any], Any]) -> pages.Call:
+    def of_bits(function: Callable[[Any], Any]) -> Call:
         compiled = jax.jit(function)
         return lambda arguments: pages.words(np.asarray(compiled(pages.uint32(arguments))))
 
-    def narrowed(dtype: str) -> pages.Call:
+    def narrowed(dtype: str) -> Call:
         return of_bits(lambda b: lax.bitcast_convert_type(p.narrow(b, dtype), jnp.uint16))
 
-    def widened(dtype: Any) -> pages.Call:
+    def widened(dtype: Any) -> Call:
         return of_bits(lambda b: p.widen(lax.bitcast_convert_type(b.astype(jnp.uint16), dtype)))
 
     def mul_add(b: Any) -> Any:
@@ -131,7 +133,7 @@ def _jax_functions() -> dict[str, pages.Call]:
 
 
 # How each backend runs a vector: its package, one of its implementations, the functions of arithmetic.md.
-BACKENDS: dict[str, tuple[str, str, Callable[[], dict[str, Any]] | None]] = {
+BACKENDS: dict[str, tuple[str, str, Callable[[], dict[str, Call]] | None]] = {
     "numpy": ("arraycodec.reference", "reference", pages.reference),
     "toy": ("arraycodec_toy", "plain", None),  # an independent witness; it shares the reference's functions
     "torch": ("arraycodec_torch", "torch", _torch_functions),
@@ -140,7 +142,7 @@ BACKENDS: dict[str, tuple[str, str, Callable[[], dict[str, Any]] | None]] = {
 
 
 @cache
-def _backend(name: str) -> tuple[Any, Any, dict[str, Any]]:
+def _backend(name: str) -> tuple[Any, Any, dict[str, Call]]:
     package, implementation, functions = BACKENDS[name]
     module = importlib.import_module(package)
     return module, module.IMPLEMENTATIONS[implementation], functions() if functions else {}
@@ -265,7 +267,8 @@ def _write(path: Path, text: str) -> None:
 def _shell(line: str, folder: Path) -> None:
     """Run Python or pytest with the packages of this folder in sight."""
     words = shlex.split(line, comments=True)
-    command = [sys.executable, *(["-m", "pytest", "-p", "no:cacheprovider"] if words[0] == "pytest" else []), *words[1:]]
+    module = ["-m", "pytest", "-p", "no:cacheprovider"] if words[0] == "pytest" else []
+    command = [sys.executable, *module, *words[1:]]
     path = os.pathsep.join([str(folder), *(p for p in sys.path if p)])
     run = subprocess.run(
         command, cwd=folder, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, check=False
@@ -276,7 +279,7 @@ def _shell(line: str, folder: Path) -> None:
 @pytest.mark.parametrize("name", MODULES)
 def test_docstrings(name: str, workplace: Path) -> None:
     module = importlib.import_module(name)
-    failed, attempted = doctest.testmod(module, optionflags=doctest.ELLIPSIS)
+    failed, attempted = doctest.testmod(module, optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
     assert not failed, f"{name}: {failed} of {attempted} examples failed, see above"
 
 

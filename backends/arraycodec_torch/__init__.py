@@ -11,7 +11,6 @@ from typing import Any
 import torch
 
 from arraycodec.base import Codec, Given, Planes
-from arraycodec.errors import ArgumentError
 from arraycodec.spec import ArraySpec
 from arraycodec_torch import ops, tracing
 from arraycodec_torch.arrays import at_hand, check_out, empty, from_numpy, spec, stack, to_numpy

@@ -58,6 +58,8 @@ def _decode(backend: Any, encoded: Encoded, out: Any, dtype: Any, given: Any) ->
         return out
     if not batch:
         return torch.ops.arraycodec.decode(planes, text, shape, dtype, extra, ",".join(given))
+    if 0 in batch:
+        return planes[0].new_empty((*batch, *shape), dtype=arrays.dtype(dtype))
     flat = [plane.reshape(-1, *plane.shape[len(batch) :]) for plane in planes]
     decoded = [
         torch.ops.arraycodec.decode([plane[i] for plane in flat], text, shape, dtype, extra, ",".join(given))

@@ -246,6 +246,8 @@ def test_compile_batched_planes() -> None:
     assert torch.equal(ac.decode(batched), want)
     assert torch.equal(torch.compile(ac.decode, fullgraph=True, backend="aot_eager")(batched), want)
     assert torch.equal(torch.vmap(ac.decode)(batched), want)
+    none = ac.Encoded(batched.codec, batched.spec, {name: plane[:0] for name, plane in batched.planes.items()})
+    assert torch.compile(ac.decode, fullgraph=True, backend="aot_eager")(none).shape == (0, 3, 64)
 
 
 def test_compile_reports_our_errors() -> None:

@@ -78,7 +78,7 @@ def without(name, *keys):
         (lambda data: data | {"version": 0}, ac.CorruptError, "version 0"),
         (lambda data: data | {"version": True}, ac.FormatError, "version"),
         (lambda data: data | {"version": "1"}, ac.FormatError, "version"),
-        (lambda data: data | {"hash": 1}, ac.FormatError, ""),
+        (lambda data: data | {"hash": 1}, ac.FormatError, "JSON"),
         (lambda data: data | {"hash": "0" * 17}, ac.CorruptError, "anew"),
         (lambda data: data | {"tensors": []}, ac.FormatError, "tensors"),
         (lambda data: data | {"tensors": {}}, ac.CorruptError, "not in the manifest"),
