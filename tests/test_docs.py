@@ -333,6 +333,9 @@ def test_claimed_codecs_have_their_modules() -> None:
 
 @pytest.mark.parametrize("page", generate.pages(), ids=lambda page: str(page.relative_to(ROOT)))
 def test_tables_are_up_to_date(page: Path) -> None:
+    if page.name == "README.md":  # its table asks the backends what they have
+        pytest.importorskip("torch")
+        pytest.importorskip("jax")
     assert generate.updated(page.read_text()) == page.read_text(), f"{page.name}: run `python docs/generate.py`"
 
 

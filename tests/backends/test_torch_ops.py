@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounterWithBackend
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.library import opcheck
@@ -221,7 +222,7 @@ def test_compile_what_is_made_inside() -> None:
 
 def test_an_equal_codec_needs_no_new_graph() -> None:
     torch.compiler.reset()
-    counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
+    counter = CompileCounterWithBackend("aot_eager")
     compiled = torch.compile(ac.decode, fullgraph=True, backend=counter)
     for _ in range(4):
         compiled(ac.encode(weights(8, 64), ac.Codebook("nf4", block_size=32)))
