@@ -230,6 +230,12 @@ def test_reference_shares_memory_with_jax() -> None:
         assert ac.decode(ac.encode(x, "nf4")).dtype == x.dtype
 
 
+def test_nothing_is_transferred_in_silence() -> None:
+    x = jnp.asarray(X)
+    with jax.transfer_guard("disallow"):
+        ac.decode(ac.encode(x, "nf4-double"))
+
+
 def test_choose() -> None:
     x, chosen = jnp.asarray(X), []
     assert backend.choose(x) == "reference" and backend.concrete(x)
