@@ -75,8 +75,7 @@ def _decode(backend: Any, encoded: Encoded, out: Any, dtype: str | None, given: 
     # The planes of each element lie one after another, whatever the axes are called.
     flat = {n: p.reshape(-1, *p.shape[len(batch) :]) for n, p in encoded.planes.items()}
     one = (
-        backend.decode(codec, {n: p[i] for n, p in flat.items()}, spec, given, None)
-        for i in range(math.prod(batch))
+        backend.decode(codec, {n: p[i] for n, p in flat.items()}, spec, given, None) for i in range(math.prod(batch))
     )
     if not math.prod(batch):
         return backend.empty(replace(spec, shape=batch + spec.shape))

@@ -137,7 +137,8 @@ class Codebook(Codec):
         elif known:
             scales = absmax_of_blocks(source, kind, block)
         else:
-            scales = np.zeros(specs["absmax"].size, np.uint32)  # an empty array has a scale too: 0
+            scales = empty(specs["absmax"]).reshape(-1).view(np.uint32)
+            scales[:] = 0  # an empty array has a scale too
         # Threads share no byte of codes and no scale that is still to be found: an even number of blocks, or of runs.
         unit = 2 * RUN if known else block * (1 + block % 2)
 
@@ -160,8 +161,7 @@ class Codebook(Codec):
         codes = np.ascontiguousarray(planes["codes"]).reshape(-1)
         scales = np.ascontiguousarray(planes["absmax"]).reshape(-1).view(np.uint32)
         values = np.ascontiguousarray(self.tables(planes).values)
-        offset = np.float32(planes["offset"] if self.offset else 0)
-        offset = without_subnormals(offset)[()]
+        offset = without_subnormals(np.asarray(planes["offset"] if self.offset else 0, np.float32))[()]
         block = block_length(spec, self.block_size)
 
         def work(first: int, last: int) -> None:
@@ -260,11 +260,10 @@ def rank16(y, codes, b, s, first):
 
 @inlined
 def rank256(y, bounds):
-    """Step 6 with 255 bounds, by halving."""
-    rank = 0
+    """Step 6 with 255 bounds, by halving; multiplied rather than branched on, since no branch can be foreseen."""
+    rank = np.uint32(0)
     for step in (128, 64, 32, 16, 8, 4, 2, 1):
-        if y > bounds[rank + step - 1]:
-            rank += step
+        rank += np.uint32(step) * np.uint32(y > bounds[rank + step - 1])
     return rank
 
 

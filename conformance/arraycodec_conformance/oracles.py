@@ -6,6 +6,8 @@ page in docs/format and counted by the tests, never ignored.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from arraycodec.primitives import codebooks
@@ -13,7 +15,7 @@ from arraycodec.primitives import codebooks
 MIN_SCALE, MAX_SCALE = np.float32(2.0**-100), np.float32(2.0**126)
 
 
-def to_torch(x: np.ndarray) -> object:
+def to_torch(x: np.ndarray) -> Any:
     """A torch tensor with the bits of `x`."""
     import arraycodec_torch
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -28,12 +29,14 @@ class BackendSuite:
     implementations  those of its IMPLEMENTATIONS to test; None is all of them
     cases            the codecs; leave out what the backend does not have (it must raise UnsupportedByBackend)
     shapes           the shapes that examples are drawn from
+    golden           the folder of golden vectors
     """
 
     backend: ClassVar[str]
     implementations: ClassVar[tuple[str, ...] | None] = None
     cases: ClassVar[list[Case]] = CASES
     shapes: ClassVar[tuple[tuple[int, ...], ...]] = SHAPES
+    golden: ClassVar[Path] = vectors.FOLDER
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
         """One test per implementation and per codec."""
@@ -78,7 +81,7 @@ class BackendSuite:
     def test_golden_vectors(self, implementation: str) -> None:
         """What was committed once is still what comes out."""
         count = 0
-        for path, vector in vectors.load():
+        for path, vector in vectors.load(self.golden):
             case = Case(from_json(vector["codec"]), vectors.arrays(vector["given"]))
             if case.codec not in {c.codec for c in self.cases}:
                 continue

@@ -1,6 +1,8 @@
 """JAX: zero-copy through the reference, jitted and eager jax.numpy."""
 
-from arraycodec_conformance.cases import CASES
+from typing import ClassVar
+
+from arraycodec_conformance.cases import CASES, Case
 from arraycodec_conformance.suite import BackendSuite
 
 # Each shape is compiled anew for each codec, and eagerly each operation for each shape: so they are few.
@@ -17,4 +19,4 @@ class TestJaxEager(BackendSuite):
     backend = "arraycodec_jax"
     implementations = ("eager",)
     shapes = SHAPES[:3]
-    cases = [case for i, case in enumerate(CASES) if i in (0, 2, 4, 8, 14)]
+    cases: ClassVar[list[Case]] = [case for i, case in enumerate(CASES) if i in (0, 2, 4, 8, 14)]

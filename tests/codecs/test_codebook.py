@@ -87,18 +87,46 @@ def test_fp4_equals_an_emulation_of_the_cuda_kernel() -> None:
 
 
 def test_classes_outside_the_domain_differ_as_the_page_says() -> None:
-    """Each class that docs/format/codebook.md lists outside the domain, with what either side stores."""
+    """Each class that docs/format/codebook.md lists outside the domain, with the first byte that either side stores."""
+    ramp = np.linspace(-1, 1, 64)
     rows = {
-        "zero block": (np.zeros(64), 0x77, 0x77),
-        "absmax below 2^-100": (np.full(64, 2.0**-120), 0x77, 0xFF),
-        "NaN": (np.array([np.nan] + [1.0] * 63), 0x77, 0xFF),
-        "infinity": (np.array([np.inf] + [1.0] * 63), 0x77, 0xF7),
+        ("nf4", "zero block"): (np.zeros(64), 0x77, 0x77),
+        ("nf4", "absmax below 2^-100"): (np.full(64, 2.0**-120), 0x77, 0xFF),
+        ("nf4", "NaN"): (np.array([np.nan] + [1.0] * 63), 0x77, 0xFF),
+        ("nf4", "infinity"): (np.array([np.inf] + [1.0] * 63), 0x77, 0xF7),
+        ("fp4", "positive subnormal"): (np.r_[2.0**-130, ramp[1:]], 0x0B, 0x8B),
+        ("fp4", "positive, at most 2^-100 of absmax"): (np.r_[2.0**-101, ramp[1:]], 0x0B, 0x8B),
+        ("fp4", "negative, next to zero"): (np.r_[-(2.0**-101), ramp[1:]], 0x0B, 0x0B),
     }
-    for name, (block, ours, theirs) in rows.items():
+    for (table, name), (block, ours, theirs) in rows.items():
         x = block.astype(np.float32)
-        codes, _ = oracles.bitsandbytes_encode(x, "nf4", 64)
-        got = ac.encode(x, "nf4", check=False).planes["codes"]
+        codes, _ = oracles.bitsandbytes_encode(x, table, 64)
+        flavour = "bnb-cpu" if table == "fp4" else None
+        got = ac.encode(x, ac.Codebook(table, flavour=flavour), check=False).planes["codes"]
         assert (int(got[0]), int(codes[0])) == (ours, theirs), name
+
+
+def test_last_partial_blocks_differ_at_bounds_only() -> None:
+    """bitsandbytes' CPU kernel divides in a partial block where whole blocks multiply by the reciprocal."""
+    rng, bounds, differing, near = np.random.default_rng(3), codebooks.table("nf4").bounds, 0, 0
+    for _ in range(200):
+        absmax = np.float32(rng.uniform(0.5, 2))
+        x = np.r_[absmax, rng.choice(bounds, 15) * absmax, rng.uniform(-0.4, 0.4, 16) * absmax].astype(np.float32)
+        got = oracles.unpack(ac.encode(x, "nf4").planes["codes"])
+        want = oracles.unpack(oracles.bitsandbytes_encode(x, "nf4", 64)[0])
+        differing += int((got != want).sum())
+        near += int((got[:16] != want[:16]).sum())
+    assert 0 < differing == near < 200 * 16 * 0.3
+
+
+def test_scales_above_two_to_the_126_may_differ() -> None:
+    """There bitsandbytes' reciprocal is subnormal and inexact, while ours is of a number 16 times smaller."""
+    x = Recipe((64, 64), "float32", "thresholds", 0, 1).array()
+    x = (x / np.abs(x).max(axis=1, keepdims=True) * np.float32(2.0**127)).astype(np.float32)
+    assert not oracles.domain(x, 64, "nf4").any()
+    same_bits(ac.encode(x, "nf4").planes["absmax"].reshape(-1), oracles.bitsandbytes_encode(x, "nf4", 64)[1], "absmax")
+    scaled = ac.encode(np.ldexp(x, -20), "nf4")
+    same_bits(ac.encode(x, "nf4").planes["codes"], scaled.planes["codes"], "codes do not depend on a power of two")
 
 
 @pytest.mark.parametrize("table", ["nf4", "fp4"])

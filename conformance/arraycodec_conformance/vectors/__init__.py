@@ -36,7 +36,7 @@ def entry(x: np.ndarray) -> dict[str, Any]:
     return {"dtype": spec.dtype, "shape": list(spec.shape), "hex": np.ascontiguousarray(x).tobytes().hex()}
 
 
-def load() -> Iterator[tuple[str, dict[str, Any]]]:
-    """All vectors, with their paths relative to this folder, in a fixed order."""
-    for path in sorted(FOLDER.glob("*/*.json")):
-        yield str(path.relative_to(FOLDER)), json.loads(path.read_text())
+def load(folder: Path = FOLDER) -> Iterator[tuple[str, dict[str, Any]]]:
+    """All vectors of a folder, with their paths relative to it, in a fixed order."""
+    for path in sorted(folder.glob("*/*.json")):
+        yield str(path.relative_to(folder)), json.loads(path.read_text())
