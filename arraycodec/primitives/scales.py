@@ -26,7 +26,7 @@ from arraycodec.primitives.floats import (
 from arraycodec.primitives.jit import inlined, kernel
 from arraycodec.primitives.threads import split
 
-RUN = 4096  # elements in flight: a run and its codes stay in the first-level cache
+RUN = 1024  # elements in flight: small enough that memory is read while earlier runs are computed
 
 
 def absmax_of_blocks(source: np.ndarray, kind: int, block: int) -> np.ndarray[Any, np.dtype[np.uint32]]:
