@@ -7,8 +7,6 @@ One process; medians; every measured buffer is warm except where "allocating" is
 from __future__ import annotations
 
 import os
-import statistics
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -22,6 +20,7 @@ from arraycodec.checkpoints import bench_peers
 from arraycodec.checkpoints.machine import machine
 from arraycodec.checkpoints.measure import compare
 from arraycodec.checkpoints.policy import FLOATS, Policy, accepted
+from arraycodec.checkpoints.timing import medians
 from arraycodec.checkpoints.tree import opened, scan, tensors
 from arraycodec.errors import ArgumentError
 from arraycodec.primitives import threads
@@ -133,18 +132,6 @@ def parse_size(text: str) -> tuple[int, int]:
     return int(rows), int(columns)
 
 
-def median(run: Callable[[], object], *, quick: bool = False) -> float:
-    """The median time of `run` in seconds, after one run that is not counted."""
-    run()
-    times: list[float] = []
-    least, budget = (3, 0.1) if quick else (7, 0.5)
-    while len(times) < least or (sum(times) < budget and len(times) < 200):
-        start = time.perf_counter()
-        run()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
-
-
 def _workloads(
     file: str | os.PathLike[str] | None, size: tuple[int, int], quick: bool
 ) -> Iterator[tuple[str, list[np.ndarray]]]:
@@ -211,16 +198,14 @@ def _case(scheme: str, dtype: str, count: int, codec: Codec, arrays: list[np.nda
         for value, out in zip(encoded, outs, strict=True):
             api.decode(value, out=out)
 
-    return Case(
-        scheme,
-        dtype,
-        count,
-        sum(array.size for array in arrays),
-        median(copy, quick=quick),
-        median(lambda: [api.encode(array, codec, check=False) for array in arrays], quick=quick),
-        median(decode_into, quick=quick),
-        median(lambda: [api.decode(value) for value in encoded], quick=quick),
+    times = medians(
+        copy,
+        lambda: [api.encode(array, codec, check=False) for array in arrays],
+        decode_into,
+        lambda: [api.decode(value) for value in encoded],
+        quick=quick,
     )
+    return Case(scheme, dtype, count, sum(array.size for array in arrays), *times)
 
 
 @contextmanager

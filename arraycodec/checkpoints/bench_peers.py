@@ -13,6 +13,7 @@ import numpy as np
 
 from arraycodec import api
 from arraycodec.base import Encoded
+from arraycodec.checkpoints.timing import medians
 from arraycodec.primitives import threads
 
 SCHEMES = ("nf4", "fp4")  # what bitsandbytes has too
@@ -130,11 +131,9 @@ def _bitsandbytes(x: np.ndarray, scheme: str) -> list[Peer]:
 def _pair(
     name: str, x: np.ndarray, scheme: str, encode: Callable[[], object], decode: Callable[[], object]
 ) -> list[Peer]:
-    from arraycodec.checkpoints.bench import median
-
     encoded, count = api.encode(x, scheme), threads.get_num_threads()
     runs = {"encode": (encode, lambda: api.encode(x, scheme)), "decode": (decode, lambda: api.decode(encoded))}
     return [
-        Peer(name, operation, scheme, count, x.size, median(theirs, quick=True), median(ours, quick=True))
+        Peer(name, operation, scheme, count, x.size, *medians(theirs, ours))
         for operation, (theirs, ours) in runs.items()
     ]

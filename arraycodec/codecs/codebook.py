@@ -57,7 +57,7 @@ class Codebook(Codec):
     """Blockwise absmax quantisation to a table of 16 or 256 floats, in bitsandbytes' layout.
 
     table       "nf4", "fp4", "dynamic", or "user4"/"user8": then `given={"codebook": values}` holds the rising
-                float32 table (and `bounds`, if they are not the midpoints), which becomes a plane.
+                float32 table, which becomes a plane; `bounds` go with it where they are not the midpoints.
     block_size  elements of the flattened array per scale; None is one scale for the whole array.
     flavour     None, or "bnb-cpu" for the codes that bitsandbytes' CPU kernel chooses (fp4).
     offset      subtract the mean first, and keep it as the plane `offset`: bitsandbytes' nested statistics.

@@ -10,11 +10,12 @@ import arraycodec as ac
 from arraycodec import registry
 from arraycodec.checkpoints import bench_peers
 from arraycodec.checkpoints import demo as demo_module
-from arraycodec.checkpoints.bench import bench, median, parse_size, power_of
+from arraycodec.checkpoints.bench import bench, parse_size, power_of
 from arraycodec.checkpoints.bench_peers import Peer, peers
 from arraycodec.checkpoints.demo import SAMPLE, demo
 from arraycodec.checkpoints.demo_plot import pareto, short
 from arraycodec.checkpoints.machine import machine
+from arraycodec.checkpoints.timing import medians
 from tests.checkpoints.support import listing, model, normal, write
 
 SCHEMES = ["nf4", "nf4-double"]
@@ -61,7 +62,7 @@ def test_bad_sizes(bad):
 def test_sizes_and_medians():
     assert parse_size("4096x11008") == (4096, 11008)
     calls = []
-    assert median(lambda: calls.append(1), quick=True) > 0
+    assert medians(lambda: calls.append(1), quick=True)[0] > 0
     assert len(calls) >= 4
 
 
