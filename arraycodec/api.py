@@ -126,7 +126,8 @@ def check_finite(encoded: Encoded) -> None:
             check_finite(Encoded(part, outer[plane], part_of(planes, plane)))
     elif codec.scale in planes:
         scales = to_numpy(planes[codec.scale])
-        if count := int(np.isnan(scales).sum()):
+        if np.isnan(scales.max(initial=0)):  # one pass without a mask of the whole plane
+            count = int(np.isnan(scales).sum())
             raise NonFiniteError(
                 f"{codec.name}: input must be finite, got NaN or infinity in {count} of {scales.size} blocks, first "
                 f"at block {int(np.flatnonzero(np.isnan(scales))[0])}; check=False stores such blocks as NaN"

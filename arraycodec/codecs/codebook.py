@@ -138,7 +138,8 @@ class Codebook(Codec):
             scales = absmax_of_blocks(source, kind, block)
         else:
             scales = empty(specs["absmax"]).reshape(-1).view(np.uint32)
-            scales[:] = 0  # an empty array has a scale too
+            if not source.size:
+                scales[:] = 0  # the whole of an empty array has a scale too
         # Threads share no byte of codes and no scale that is still to be found: an even number of blocks, or of runs.
         unit = 2 * RUN if known else block * (1 + block % 2)
 
