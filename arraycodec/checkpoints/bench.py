@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -113,7 +112,7 @@ def bench(
             say(f"{scheme} {dtype}")
             quality.append(_quality(scheme, dtype, codec, fit))
             for count in [threads.available_cpus()] if quick else sorted({1, threads.available_cpus()}):
-                with _threads(count):
+                with threads.limited(count):
                     cases.append(_case(scheme, dtype, count, codec, fit, quick))
         if not quick and dtype == "float32" and file is None:
             found, missing = bench_peers.peers(workload[0], [c for c in codecs if c in bench_peers.SCHEMES], say)
@@ -206,16 +205,6 @@ def _case(scheme: str, dtype: str, count: int, codec: Codec, arrays: list[np.nda
         quick=quick,
     )
     return Case(scheme, dtype, count, sum(array.size for array in arrays), *times)
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = threads.get_num_threads()
-    threads.set_num_threads(count)
-    try:
-        yield
-    finally:
-        threads.set_num_threads(None if before == threads.available_cpus() else before)
 
 
 __all__ = ["DEFAULT_SIZE", "Bench", "Case", "Quality", "bench", "parse_size"]

@@ -56,11 +56,8 @@ def using(jobs: int | None) -> Iterator[int]:
     if jobs is None or jobs == before:
         yield before
         return
-    threads.set_num_threads(jobs)
-    try:
+    with threads.limited(jobs):
         yield jobs
-    finally:
-        threads.set_num_threads(None if before == threads.available_cpus() else before)
 
 
 class Done:

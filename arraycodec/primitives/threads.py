@@ -7,8 +7,9 @@ Results never depend on the number of threads, since each range writes its own p
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from threading import Lock
@@ -44,6 +45,17 @@ def set_num_threads(n: int | None) -> None:
         raise ArgumentError(f"set_num_threads: n must be an integer >= 1 or None, got {n!r}")
     with _lock:
         _num_threads, _pool = n, None
+
+
+@contextmanager
+def limited(n: int) -> Iterator[None]:
+    """Use `n` threads while the block runs, and as many as before afterwards."""
+    before = _num_threads
+    set_num_threads(n)
+    try:
+        yield
+    finally:
+        set_num_threads(before)
 
 
 def split(work: Callable[[int, int], None], units: int, elements: int) -> None:

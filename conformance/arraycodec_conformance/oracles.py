@@ -10,8 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from arraycodec.primitives import codebooks
-
 MIN_SCALE, MAX_SCALE = np.float32(2.0**-100), np.float32(2.0**126)
 
 
@@ -88,6 +86,6 @@ def bitsandbytes_table(name: str) -> np.ndarray:
 
 
 __all__ = [
-    "bitsandbytes_decode", "bitsandbytes_encode", "bitsandbytes_table", "codebooks", "cuda_fp4_encode", "domain",
+    "bitsandbytes_decode", "bitsandbytes_encode", "bitsandbytes_table", "cuda_fp4_encode", "domain",
     "to_torch", "unpack",
 ]  # fmt: skip

@@ -12,7 +12,7 @@ from arraycodec.checkpoints import bench_peers
 from arraycodec.checkpoints import demo as demo_module
 from arraycodec.checkpoints.bench import bench, parse_size, power_of
 from arraycodec.checkpoints.bench_peers import Peer, peers
-from arraycodec.checkpoints.demo import SAMPLE, demo
+from arraycodec.checkpoints.demo import demo
 from arraycodec.checkpoints.demo_plot import pareto, short
 from arraycodec.checkpoints.machine import machine
 from arraycodec.checkpoints.timing import medians
@@ -138,7 +138,6 @@ def test_demo_says_what_is_missing(tmp_path, monkeypatch):
 
 
 @pytest.mark.usefixtures("few")
-@pytest.mark.skipif(not SAMPLE.exists(), reason="the trained sample is not there")
 def test_demo_of_the_sample():
     found = demo(plot=False)
     assert found.ok and found.tensors > 30
