@@ -29,25 +29,28 @@ from arraycodec.primitives.blocks import (
     without_subnormals,
 )
 from arraycodec.primitives.floats import (
-    BFLOAT16,
-    FLOAT32,
     INFINITY,
     KINDS,
     MAGNITUDE,
     MIN_SCALE,
-    NAN,
     ONE,
-    as_bits,
     as_float,
-    float32_to_bfloat16,
-    float32_to_half,
-    flushed,
     recip_rn,
 )
 from arraycodec.primitives.jit import inlined, kernel
 from arraycodec.primitives.memory import bits, empty
-from arraycodec.primitives.packing import store_codes
-from arraycodec.primitives.scales import RUN, absmax_of_blocks, largest, load, scale_run, stored_scale, used_scale
+from arraycodec.primitives.packing import look_up, store_codes, values_per_byte
+from arraycodec.primitives.scales import (
+    RUN,
+    absmax_of_blocks,
+    largest,
+    load,
+    multiply,
+    scale_run,
+    settle,
+    stored_scale,
+    used_scale,
+)
 from arraycodec.primitives.threads import split
 from arraycodec.spec import ArraySpec, spec_of
 
@@ -286,53 +289,3 @@ def decode_range(codes, scales, values, offset, has_offset, out, kind, block, bi
                 scale = ONE
             multiply(y[lo:hi], as_float(scale), kind, out[at + lo : at + hi])
             lo = hi
-
-
-@inlined
-def values_per_byte(values, bits):
-    """The values of the one or two codes in each of the 256 bytes, one after another."""
-    if bits == 8:
-        return values.copy()
-    pairs = np.empty(512, np.float32)
-    for byte in range(256):
-        pairs[2 * byte] = values[byte >> 4]
-        pairs[2 * byte + 1] = values[byte & 15]
-    return pairs
-
-
-@inlined
-def look_up(codes, bits, start, count, per_byte, y):
-    """The values of the elements start..start + count."""
-    if bits == 8:
-        piece = codes[start : start + count]
-        for i in range(count):
-            y[i] = per_byte[piece[i]]
-        return
-    piece = codes[start >> 1 : (start + count + 1) >> 1]
-    pairs, both = per_byte.view(np.uint64), y.view(np.uint64)
-    for i in range(piece.size):  # two floats in one move; after an odd last element comes the padding
-        both[i] = pairs[piece[i]]
-
-
-@inlined
-def multiply(y, scale, kind, out):
-    """value * scale, rounded once to float32 and once to the array's dtype."""
-    if kind == FLOAT32:  # one loop per kind: the compiler vectorises each
-        for i in range(y.size):
-            out[i] = as_bits(y[i] * scale)
-    elif kind == BFLOAT16:
-        for i in range(y.size):
-            out[i] = float32_to_bfloat16(as_bits(y[i] * scale))
-    else:
-        for i in range(y.size):
-            out[i] = float32_to_half(as_bits(y[i] * scale))
-
-
-@inlined
-def settle(y, scale, offset, has_offset):
-    """What a positive scale without offset does not need: add the offset; a zero is +0, a NaN the canonical one."""
-    for i in range(y.size):
-        u = flushed(as_bits(y[i] * scale))
-        if has_offset:
-            u = flushed(as_bits(as_float(u) + offset))
-        y[i] = as_float(NAN if (u & MAGNITUDE) > INFINITY else u)

@@ -28,3 +28,29 @@ def store_codes(codes, packed, bits, start, zero):
             target[i] = np.uint8((words[i] << np.uint16(4)) | (words[i] >> np.uint16(8)))
     if (n - first) & 1:
         packed[(start + n) >> 1] = np.uint8((codes[n - 1] << np.uint8(4)) | zero)
+
+
+@inlined
+def values_per_byte(values, bits):
+    """The values of the one or two codes in each of the 256 bytes, one after another."""
+    if bits == 8:
+        return values.copy()
+    pairs = np.empty(512, np.float32)
+    for byte in range(256):
+        pairs[2 * byte] = values[byte >> 4]
+        pairs[2 * byte + 1] = values[byte & 15]
+    return pairs
+
+
+@inlined
+def look_up(codes, bits, start, count, per_byte, y):
+    """The values of the elements start..start + count."""
+    if bits == 8:
+        piece = codes[start : start + count]
+        for i in range(count):
+            y[i] = per_byte[piece[i]]
+        return
+    piece = codes[start >> 1 : (start + count + 1) >> 1]
+    pairs, both = per_byte.view(np.uint64), y.view(np.uint64)
+    for i in range(piece.size):  # two floats in one move; after an odd last element comes the padding
+        both[i] = pairs[piece[i]]

@@ -18,8 +18,11 @@ from arraycodec.primitives.floats import (
     MAGNITUDE,
     MIN_SCALE,
     NAN,
+    as_bits,
     as_float,
     bfloat16_to_float32,
+    float32_to_bfloat16,
+    float32_to_half,
     flushed,
     half_to_float32,
 )
@@ -111,3 +114,27 @@ def used_scale(scale):
     if magnitude >= INFINITY:
         return NAN
     return np.uint32(scale) if magnitude >= MIN_SCALE else np.uint32(0)
+
+
+@inlined
+def multiply(y, scale, kind, out):
+    """value * scale, rounded once to float32 and once to the array's dtype."""
+    if kind == FLOAT32:  # one loop per kind: the compiler vectorises each
+        for i in range(y.size):
+            out[i] = as_bits(y[i] * scale)
+    elif kind == BFLOAT16:
+        for i in range(y.size):
+            out[i] = float32_to_bfloat16(as_bits(y[i] * scale))
+    else:
+        for i in range(y.size):
+            out[i] = float32_to_half(as_bits(y[i] * scale))
+
+
+@inlined
+def settle(y, scale, offset, has_offset):
+    """What a positive scale without offset does not need: add the offset; a zero is +0, a NaN the canonical one."""
+    for i in range(y.size):
+        u = flushed(as_bits(y[i] * scale))
+        if has_offset:
+            u = flushed(as_bits(as_float(u) + offset))
+        y[i] = as_float(NAN if (u & MAGNITUDE) > INFINITY else u)
