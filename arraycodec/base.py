@@ -90,7 +90,7 @@ class Codec(ABC):
         known = {f.name for f in fields(cls)}
         if unknown := set(params) - known:
             raise FormatError(f"{cls.name}: unknown parameter {min(unknown)!r}, known are {sorted(known)}")
-        return cls(**params)
+        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in params.items()})
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,13 @@ from arraycodec.spec import ArraySpec
 
 def check_block_size(codec: str, block_size: int | None) -> None:
     """Raise unless `block_size` is a positive int, or None for one block that is the whole array."""
-    if block_size is not None and (isinstance(block_size, bool) or not isinstance(block_size, int) or block_size < 1):
+    if block_size is not None and not is_positive(block_size):
         raise ArgumentError(f"{codec}: block_size must be an integer >= 1 or None (whole tensor), got {block_size!r}")
+
+
+def is_positive(number: object) -> bool:
+    """Whether this is an int of at least 1, and not a bool."""
+    return isinstance(number, int) and not isinstance(number, bool) and number >= 1
 
 
 def block_length(spec: ArraySpec, block_size: int | None) -> int:

@@ -100,3 +100,20 @@ def float32_to_half(bits):
     small = np.uint32((m + half + ((m >> shift) & np.uint32(1))) >> shift)
     h = normal if a >= np.uint32(0x38800000) else small
     return np.uint32((bits >> np.uint32(16)) & np.uint32(0x8000)) | (np.uint32(0x7E00) if a > INFINITY else h)
+
+
+@inlined
+def narrow(bits, kind):
+    """float32 bits -> the bits of this kind, rounded once."""
+    if kind == FLOAT32:
+        return np.uint32(bits)
+    return float32_to_bfloat16(bits) if kind == BFLOAT16 else float32_to_half(bits)
+
+
+@inlined
+def rounded(bits, kind):
+    """float32 bits rounded to what this kind can hold, as float32 bits again."""
+    if kind == FLOAT32:
+        return np.uint32(bits)
+    h = np.uint32(narrow(bits, kind))
+    return bfloat16_to_float32(h) if kind == BFLOAT16 else half_to_float32(h)

@@ -1,4 +1,9 @@
-"""Packing: codes of 4 bits two to a byte, the first of a pair in the high nibble (bitsandbytes' order)."""
+"""Packing: codes of a few bits in bytes, in the two orders that formats use.
+
+`store_codes` and `look_up` have 4-bit codes two to a byte, the first of a pair in the high nibble: bitsandbytes' order.
+`store_dense` and `load_dense` have a dense little-endian bit stream, in which code i begins at bit i * bits:
+compressed-tensors' order, and that of all other formats here.
+"""
 
 from __future__ import annotations
 
@@ -54,3 +59,83 @@ def look_up(codes, bits, start, count, per_byte, y):
     pairs, both = per_byte.view(np.uint64), y.view(np.uint64)
     for i in range(piece.size):  # two floats in one move; after an odd last element comes the padding
         both[i] = pairs[piece[i]]
+
+
+@inlined
+def store_dense(codes, packed, bits, start, count):
+    """Append `count` codes to the stream as elements start..., a multiple of 8; `codes` has room for whole eights.
+
+    Eight codes make as many bytes as a code has bits: neighbours move together by halves within a 64-bit word.
+    """
+    if bits == 8:
+        packed[start : start + count] = codes[:count]
+        return
+    eights = (count + 7) >> 3
+    codes[count : 8 * eights] = 0  # the stream ends in zero bits
+    words = codes.view(np.uint64)
+    b = np.uint64(bits)
+    for i in range(eights):
+        w = words[i]
+        w = (w & np.uint64(0x00FF00FF00FF00FF)) | ((w & np.uint64(0xFF00FF00FF00FF00)) >> (np.uint64(8) - b))
+        w = (w & np.uint64(0x0000FFFF0000FFFF)) | ((w & np.uint64(0xFFFF0000FFFF0000)) >> (np.uint64(16) - b - b))
+        words[i] = (w & np.uint64(0xFFFFFFFF)) | ((w >> np.uint64(32)) << (np.uint64(4) * b))
+    first, nbytes = (start >> 3) * bits, (count * bits + 7) >> 3
+    target = packed[first : first + nbytes]
+    whole = count >> 3
+    if bits == 4:  # one store for eight codes where a machine has such a store
+        halves = target[: 4 * whole].view(np.uint32)
+        for i in range(whole):
+            halves[i] = np.uint32(words[i] & np.uint64(0xFFFFFFFF))
+    elif bits == 2:
+        quarters = target[: 2 * whole].view(np.uint16)
+        for i in range(whole):
+            quarters[i] = np.uint16(words[i] & np.uint64(0xFFFF))
+    else:
+        for i in range(whole):
+            for k in range(bits):
+                target[i * bits + k] = codes[8 * i + k]
+    for k in range(nbytes - whole * bits):
+        target[whole * bits + k] = codes[8 * whole + k]
+
+
+@inlined
+def load_dense(packed, bits, start, count, codes):
+    """The inverse of `store_dense`, from an element that is a multiple of 8; `codes` has room for whole eights."""
+    if bits == 8:
+        codes[:count] = packed[start : start + count]
+        return
+    first, nbytes, eights = (start >> 3) * bits, (count * bits + 7) >> 3, (count + 7) >> 3
+    source = packed[first : first + nbytes]
+    whole = count >> 3
+    words = codes.view(np.uint64)
+    if bits == 4:
+        halves = source[: 4 * whole].view(np.uint32)
+        for i in range(whole):
+            words[i] = np.uint64(halves[i])
+    elif bits == 2:
+        quarters = source[: 2 * whole].view(np.uint16)
+        for i in range(whole):
+            words[i] = np.uint64(quarters[i])
+    else:
+        for i in range(whole):
+            w = np.uint64(0)
+            for k in range(bits):
+                w |= np.uint64(source[i * bits + k]) << np.uint64(8 * k)
+            words[i] = w
+    if eights > whole:
+        w = np.uint64(0)
+        for k in range(nbytes - whole * bits):
+            w |= np.uint64(source[whole * bits + k]) << np.uint64(8 * k)
+        words[whole] = w
+    b = np.uint64(bits)
+    low = (np.uint64(1) << b) - np.uint64(1)
+    both = (np.uint64(1) << (b + b)) - np.uint64(1)
+    four = (np.uint64(1) << (np.uint64(4) * b)) - np.uint64(1)
+    both |= both << np.uint64(32)
+    low |= low << np.uint64(16)
+    low |= low << np.uint64(32)
+    for i in range(eights):
+        w = words[i]
+        w = (w & four) | ((w >> (np.uint64(4) * b)) << np.uint64(32))
+        w = (w & both) | (((w >> (b + b)) & both) << np.uint64(16))
+        words[i] = (w & low) | (((w >> b) & low) << np.uint64(8))

@@ -108,6 +108,19 @@ def scale_run(run, absmax):
 
 
 @inlined
+def lowered(bits, lower):
+    """The exponent of a magnitude lowered by `lower`; what would become subnormal is 0."""
+    return np.uint32(bits - lower) if (bits & INFINITY) > lower else np.uint32(0)
+
+
+@inlined
+def scaled(bits, scale):
+    """Steps 4 and 5 for a magnitude and a positive finite scale."""
+    lower = LOWER if scale >= BIG_SCALE else np.uint32(0)
+    return as_float(lowered(bits, lower)) * (np.float32(1) / as_float(np.uint32(scale - lower)))
+
+
+@inlined
 def used_scale(scale):
     """A stored scale as decoding uses it: the canonical NaN where it is not finite, 0 where it is below 2^-100."""
     magnitude = np.uint32(scale & MAGNITUDE)
