@@ -13,7 +13,7 @@ import torch
 from arraycodec.base import Codec, Given, Planes
 from arraycodec.spec import ArraySpec
 from arraycodec_torch import ops, tracing
-from arraycodec_torch.arrays import at_hand, check_out, empty, from_numpy, spec, stack, to_numpy
+from arraycodec_torch.arrays import at_hand, check_out, empty, from_numpy, put, spec, stack, to_numpy
 from arraycodec_torch.implementations import IMPLEMENTATIONS, choose, chosen
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "empty",
     "encode",
     "from_numpy",
+    "put",
     "spec",
     "stack",
     "to_numpy",

@@ -90,9 +90,31 @@ def empty(spec: ArraySpec, device: Any = None) -> torch.Tensor:
     return torch.empty(spec.known_shape, dtype=dtype(spec.dtype), device=device)
 
 
+def flat(x: torch.Tensor) -> torch.Tensor:
+    """The elements one after another; a view where they lie so."""
+    return x.resolve_neg().contiguous().view(-1)
+
+
 def stack(arrays: list[torch.Tensor], shape: tuple[int, ...]) -> torch.Tensor:
     """Tensors of one spec under new leading axes."""
     return torch.stack(arrays).reshape(*shape, *arrays[0].shape)
+
+
+def put(plane: torch.Tensor, part: torch.Tensor, position: Any) -> torch.Tensor:
+    """`plane` with the rows of `part` written into it from row `position` on, an int or a tensor on its device."""
+    rows = part.shape[-2]
+    with torch.no_grad():
+        if isinstance(position, torch.Tensor):
+            index = position + torch.arange(rows, device=plane.device)
+            _small(plane).index_copy_(-2, index, _small(part))
+        else:
+            plane.narrow(-2, position, rows).copy_(part)
+    return plane
+
+
+def _small(x: torch.Tensor) -> torch.Tensor:
+    """float8 as the uint8 that torch can index."""
+    return x.view(torch.uint8) if x.element_size() == 1 else x
 
 
 def device_of(what: str, tensors: Iterable[torch.Tensor]) -> torch.device:

@@ -56,9 +56,9 @@ def encode(x: torch.Tensor, codec: Codebook, given: Given) -> Planes:
     block = block_length(spec, codec.block_size)
     codes = arrays.empty(specs["codes"], x.device)
     if "absmax" not in planes:
-        absmax = as_float(absmax_of_blocks(source, block))
+        absmax = as_float(usable(absmax_of_blocks(source, block), codec))
         planes["absmax"] = absmax.new_zeros(specs["absmax"].known_shape) if not spec.size else absmax
-    scales = as_bits(flat(planes["absmax"]))
+    scales = usable(as_bits(flat(planes["absmax"])), codec)
     for tile in tiles(spec.size, block, x.device):
         y = scale_run(load(source, tile), scales[tile.block : tile.block + tile.rows, None])
         ranked = table.codes.index_select(0, rank(y.view(-1), table.bounds))
@@ -70,7 +70,8 @@ def encode(x: torch.Tensor, codec: Codebook, given: Given) -> Planes:
 def decode(codec: Codebook, planes: Planes, spec: ArraySpec, given: Given, out: torch.Tensor) -> None:
     """Write the tensor of these planes into `out`, in tiles."""
     table = table_of(codec, planes, out.device)
-    codes, scales, target = flat(planes["codes"]), used_scale(flat(planes["absmax"])), out.view(-1)
+    codes, target = flat(planes["codes"]), out.view(-1)
+    scales = as_float(usable(as_bits(used_scale(flat(planes["absmax"]))), codec))
     values = per_byte(table.values, codec.bits)
     offset = without_subnormals(planes["offset"]) if codec.offset else None
     block = block_length(spec, codec.block_size)
@@ -80,6 +81,12 @@ def decode(codec: Codebook, planes: Planes, spec: ArraySpec, given: Given, out: 
         u = flushed(as_bits(y * scale if offset is None else mul_add(y, scale, offset)))
         u = torch.where((u & MAGNITUDE) > INFINITY, NAN, u)
         target[tile.start : tile.stop] = narrow(u, out.dtype).view(-1)
+
+
+def usable(scale: torch.Tensor, codec: Codebook) -> torch.Tensor:
+    """0 for scales whose products with the smallest entries of the table might be subnormal."""
+    smallest = int(codec.min_scale)
+    return scale if smallest == MIN_SCALE else torch.where((scale & MAGNITUDE) >= smallest, scale, 0)
 
 
 def rank(y: torch.Tensor, bounds: torch.Tensor) -> torch.Tensor:
@@ -132,5 +139,6 @@ def table_of(codec: Codebook, planes: Given, device: torch.device, check: bool =
 def _built_in(name: str, flavour: str | None, device: torch.device) -> Table:
     found = codebooks.table(name, flavour)
     with _disable_current_modes():  # a fake mode must not leave its tensors in the cache
-        values, bounds, codes = (torch.tensor(array, device=device) for array in found[1:])
+        ours = found.values, found.bounds, found.codes
+        values, bounds, codes = (torch.tensor(array, device=device) for array in ours)
         return Table(values, bounds, codes, codes.new_tensor(found.zero))

@@ -18,8 +18,22 @@ from arraycodec.spec import ArraySpec
 from arraycodec_torch import arrays
 
 # codec name -> the module with `encode(x, codec, given)` and `decode(codec, planes, spec, given, out)` of that family
-PLAIN = {"codebook": "arraycodec_torch.codebook"}
-TRITON = {"codebook": "arraycodec_torch.triton_codebook"}
+PLAIN = {
+    "codebook": "arraycodec_torch.codebook",
+    "linear": "arraycodec_torch.linear",
+    "llm_int8": "arraycodec_torch.llm_int8",
+    "microscaling": "arraycodec_torch.microscaling",
+    "minifloat": "arraycodec_torch.minifloat",
+    "nvfp4": "arraycodec_torch.nvfp4",
+}
+TRITON = {
+    "codebook": "arraycodec_torch.triton_codebook",
+    "linear": "arraycodec_torch.triton_linear",
+    "llm_int8": "arraycodec_torch.triton_llm_int8",
+    "microscaling": "arraycodec_torch.triton_microscaling",
+    "minifloat": "arraycodec_torch.triton_minifloat",
+    "nvfp4": "arraycodec_torch.triton_nvfp4",
+}
 
 
 class Reference:

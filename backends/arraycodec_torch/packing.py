@@ -1,4 +1,8 @@
-"""Packing as torch ops: codes of 4 bits two to a byte, the first of a pair in the high nibble."""
+"""Packing as torch ops, in the two orders of `arraycodec.primitives.packing`.
+
+`store_codes` and `look_up` have 4-bit codes two to a byte, the first of a pair in the high nibble; `store_dense` and
+`load_dense` have a dense little-endian bit stream.
+"""
 
 from __future__ import annotations
 
@@ -35,3 +39,29 @@ def look_up(packed: torch.Tensor, bits: int, start: int, stop: int, table: torch
         return table.index_select(0, packed[start:stop].to(torch.int32))
     pairs = table.index_select(0, packed[start >> 1 : (stop + 1) >> 1].to(torch.int32))  # two floats in one move
     return pairs.view(torch.float32)[start & 1 :][: stop - start]
+
+
+def store_dense(codes: torch.Tensor, packed: torch.Tensor, bits: int, start: int) -> None:
+    """Append uint8 codes to the stream as elements start..., a multiple of 8; at its end, zero bits fill a byte."""
+    n = codes.numel()
+    if bits == 8:
+        packed[start : start + n] = codes
+        return
+    words = torch.nn.functional.pad(codes, (0, -n % 8)).to(torch.int64)
+    for width in (bits, 2 * bits, 4 * bits):  # neighbours move together
+        words = words[::2] | words[1::2] << width
+    stream = words.view(torch.uint8).view(-1, 8)[:, :bits].reshape(-1)
+    first, nbytes = start // 8 * bits, -(-n * bits // 8)
+    packed[first : first + nbytes] = stream[:nbytes]
+
+
+def load_dense(packed: torch.Tensor, bits: int, start: int, stop: int) -> torch.Tensor:
+    """The inverse of `store_dense`, from an element that is a multiple of 8: codes as int64, or uint8 if of 8 bits."""
+    if bits == 8:
+        return packed[start:stop]
+    piece = packed[start // 8 * bits : -(-stop * bits // 8)]
+    stream = torch.nn.functional.pad(piece, (0, -piece.numel() % bits)).view(-1, bits)
+    words = torch.nn.functional.pad(stream, (0, 8 - bits)).view(torch.int64).view(-1)
+    for width in (4 * bits, 2 * bits, bits):
+        words = torch.stack([words & ((1 << width) - 1), words >> width], dim=1).view(-1)
+    return words[: stop - start]

@@ -13,6 +13,7 @@ from arraycodec.primitives import floats
 
 MAGNITUDE, INFINITY, NAN = int(floats.MAGNITUDE), int(floats.INFINITY), int(floats.NAN)
 MIN_SCALE, BIG_SCALE, LOWER = int(floats.MIN_SCALE), int(floats.BIG_SCALE), int(floats.LOWER)
+SIGN = -(1 << 31)
 INTEGERS = {torch.float32: torch.int32, torch.bfloat16: torch.int16, torch.float16: torch.int16}
 
 
@@ -49,6 +50,11 @@ def flushed(bits: torch.Tensor) -> torch.Tensor:
     return torch.where((bits & INFINITY) != 0, bits, 0)
 
 
+def signed_flushed(bits: torch.Tensor) -> torch.Tensor:
+    """A number with exponent field 0 is read as a zero of its sign."""
+    return torch.where((bits & INFINITY) != 0, bits, bits & SIGN)
+
+
 def widen(x: torch.Tensor) -> torch.Tensor:
     """The float32 bits of float32, bfloat16 or float16 elements, exact, subnormals included."""
     bits = x.view(INTEGERS[x.dtype]).to(torch.int32)
@@ -71,6 +77,11 @@ def narrow(bits: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         return as_float(bits)
     rounded = float32_to_bfloat16(bits) if dtype == torch.bfloat16 else float32_to_half(bits)
     return rounded.to(torch.int16).view(dtype)  # the conversion drops the upper half
+
+
+def rounded(bits: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """float32 bits rounded to what `dtype` can hold, as float32 bits again."""
+    return bits if dtype == torch.float32 else widen(narrow(bits, dtype))
 
 
 def float32_to_bfloat16(bits: torch.Tensor) -> torch.Tensor:

@@ -7,7 +7,7 @@ the intermediate results take.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -18,10 +18,12 @@ from arraycodec_torch.primitives import (
     MAGNITUDE,
     MIN_SCALE,
     NAN,
+    SIGN,
     as_bits,
     as_float,
     flushed,
     recip_rn,
+    signed_flushed,
     widen,
 )
 
@@ -63,9 +65,9 @@ def absmax_of_blocks(source: torch.Tensor, block: int) -> torch.Tensor:
     return stored_scale(found)
 
 
-def load(source: torch.Tensor, tile: Tile) -> torch.Tensor:
-    """Step 1."""
-    return flushed(widen(source[tile.start : tile.stop])).view(tile.rows, -1)
+def load(source: torch.Tensor, tile: Any) -> torch.Tensor:
+    """Step 1, for a tile or a piece of a grid. A zero keeps its sign, which tables and integers take no notice of."""
+    return signed_flushed(widen(source[tile.start : tile.stop])).view(tile.rows, -1)
 
 
 def stored_scale(absmax: torch.Tensor) -> torch.Tensor:
@@ -75,11 +77,40 @@ def stored_scale(absmax: torch.Tensor) -> torch.Tensor:
 
 def scale_run(run: torch.Tensor, absmax: torch.Tensor) -> torch.Tensor:
     """Steps 4 and 5 for bits `run` (rows, n) and `absmax` (rows, 1); y is 0 where the scale is NaN, 0 or negative."""
-    usable = (absmax >= MIN_SCALE) & (absmax < INFINITY)
-    big = usable & (absmax >= BIG_SCALE)
-    run = torch.where(big, torch.where((run & INFINITY) > LOWER, run - LOWER, 0), run)
-    absmax = torch.where(usable, torch.where(big, absmax - LOWER, absmax), ONE)
-    return as_float(torch.where(usable, run, 0)) * as_float(recip_rn(absmax))
+    return scaled(run, *inverse_scale(absmax))
+
+
+def inverse_scale(absmax: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Steps 4 and 5 for scales: the reciprocal, and the exponent field up to which an element is read as +0.
+
+    That is the field which is taken off the elements' exponents, or the largest of all where the scale is NaN, 0 or
+    negative.
+    """
+    big = torch.where(absmax >= BIG_SCALE, LOWER, torch.zeros_like(absmax))
+    lower = torch.where(is_usable(absmax), big, INFINITY)
+    return as_float(recip_rn(torch.where(lower == INFINITY, ONE, absmax - lower))), lower
+
+
+def scaled(run: torch.Tensor, inverse: torch.Tensor, lower: torch.Tensor) -> torch.Tensor:
+    """Steps 4 and 5 for elements."""
+    return as_float(lowered(run, lower)) * inverse
+
+
+def divided(run: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    """Elements over the bits of their scales, rounded once; 0 as in `scale_run`."""
+    usable = is_usable(scale)
+    return as_float(torch.where(usable, run, 0)) / as_float(torch.where(usable, scale, ONE))
+
+
+def is_usable(scale: torch.Tensor) -> torch.Tensor:
+    """Whether elements can be divided by the scale: it is positive, finite and not below 2^-100."""
+    return (scale >= MIN_SCALE) & (scale < INFINITY)
+
+
+def lowered(bits: torch.Tensor, lower: torch.Tensor) -> torch.Tensor:
+    """The exponents of numbers lowered by `lower`; what would become subnormal is a zero of its sign, or +0 for all."""
+    kept = torch.where(lower == INFINITY, torch.zeros_like(lower), SIGN)
+    return torch.where((bits & INFINITY) > lower, bits - lower, bits & kept)
 
 
 def used_scale(scale: torch.Tensor) -> torch.Tensor:
@@ -87,3 +118,15 @@ def used_scale(scale: torch.Tensor) -> torch.Tensor:
     bits = as_bits(scale)
     magnitude = bits & MAGNITUDE
     return as_float(torch.where(magnitude >= INFINITY, NAN, torch.where(magnitude >= MIN_SCALE, bits, 0)))
+
+
+def decoded(y: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    """Values times the bits of their scales, rounded once, as bits."""
+    return product(y, used_scale(as_float(scale)), is_usable(scale))
+
+
+def product(y: torch.Tensor, scale: torch.Tensor, usable: torch.Tensor) -> torch.Tensor:
+    """Values times scales as bits; every NaN is the canonical one, and a zero is +0 where a scale is not usable."""
+    u = as_bits(y * scale)
+    u = torch.where(usable, u, flushed(u))
+    return torch.where((u & MAGNITUDE) > INFINITY, NAN, u)

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from arraycodec import api, registry
+from arraycodec import api, caches, registry
 from arraycodec.base import Encoded
 from arraycodec.errors import UnsupportedByBackend
 from arraycodec.spec import ArraySpec
@@ -28,7 +28,8 @@ def install() -> None:
     """
     api._encode.__dict__["_torchdynamo_inline"] = _encode
     api._decode.__dict__["_torchdynamo_inline"] = _decode
-    for function in (_plan_encode, _plan_decode):
+    caches._append.__dict__["_torchdynamo_inline"] = _append
+    for function in (_plan_encode, _plan_decode, _plan_append):
         function.__dict__["_dynamo_marked_constant"] = True
 
 
@@ -68,6 +69,17 @@ def _decode(backend: Any, encoded: Encoded, out: Any, dtype: Any, given: Any) ->
     return torch.stack(decoded).reshape(*batch, *shape)
 
 
+def _append(backend: Any, cache: Encoded, x: torch.Tensor, position: Any) -> Encoded:
+    codec, spec, shape = cache.codec, cache.spec, [index(n) for n in cache.spec.known_shape]
+    shared = _plan_append(_constant(codec.to_json()), shape, spec.dtype, _like(x))
+    new = api.encode(x, codec, given={name: cache.planes[name] for name in shared}).planes
+    planes = {
+        name: plane if name in shared else arrays.put(plane, new[name], position)
+        for name, plane in cache.planes.items()
+    }
+    return Encoded(codec, spec, planes)
+
+
 def _constant(value: Any) -> Any:
     """A codec as JSON, with constants for the numbers that Dynamo takes for variables once it has seen two of them."""
     if isinstance(value, dict):
@@ -98,6 +110,12 @@ def _plan_decode(codec: Any, shape: list[int], stored: str, planes: dict[str, An
     if target is not None:
         arrays.check_out(target, spec, metas)
     return list(found.planes(spec)), batch, (ops.to_text(found), list(spec.known_shape), spec.dtype)
+
+
+def _plan_append(codec: Any, shape: list[int], dtype: str, like: Any) -> list[str]:
+    backend, spec = registry.backend(torch.Tensor), ArraySpec(tuple(shape), dtype)
+    # A position is not a part of the plan: a program is for all of them.
+    return list(caches._appending(backend, registry.from_json(codec), spec, _meta(like), None))
 
 
 def _meta(like: tuple[list[int], list[int], str, bool]) -> torch.Tensor:

@@ -11,6 +11,7 @@ import triton.language as tl
 from arraycodec_torch.kernels.primitives import (
     INFINITY,
     MAGNITUDE,
+    MIN_SCALE,
     NAN,
     as_bits,
     as_float,
@@ -28,6 +29,7 @@ from arraycodec_torch.kernels.primitives import (
 def encode_blocks(
     source, absmax, codes, bounds, order, n, blocks,
     KIND: tl.constexpr, BITS: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr, TAIL: tl.constexpr,
+    SMALLEST: tl.constexpr,
 ):  # fmt: skip
     """Find the scales of ROWS blocks and encode them, reading each element once; TAIL: the last block is shorter."""
     rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
@@ -35,7 +37,7 @@ def encode_blocks(
     inside = (at < n) if TAIL else (rows[:, None] < blocks)
     run = widen(tl.load(source + at, mask=inside, other=0), KIND)  # 1
     largest = tl.max(run & MAGNITUDE, axis=1)  # 2
-    scale = stored_scale(largest)  # 3
+    scale = usable(stored_scale(largest), SMALLEST)  # 3
     tl.store(absmax + rows, scale, mask=rows < blocks)
     inverse, lower = inverse_scale(scale)
     y = scale_run(run, inverse[:, None], lower[:, None])  # 4 and 5
@@ -64,7 +66,7 @@ def absmax_runs(source, found, n, block, runs, total, KIND: tl.constexpr, RUN: t
 @triton.jit
 def encode_elements(
     source, absmax, codes, bounds, order, n, block,
-    KIND: tl.constexpr, BITS: tl.constexpr, TILE: tl.constexpr, LARGE: tl.constexpr,
+    KIND: tl.constexpr, BITS: tl.constexpr, TILE: tl.constexpr, LARGE: tl.constexpr, SMALLEST: tl.constexpr,
 ):  # fmt: skip
     """Encode TILE elements whose scales are known, in blocks of any size; LARGE: no smaller than a tile."""
     start = tl.program_id(0).to(tl.int64) * TILE
@@ -73,12 +75,14 @@ def encode_elements(
     run = widen(tl.load(source + start + i, mask=inside, other=0), KIND)
     if LARGE:  # at most two blocks meet in a tile
         first, second = start // block, start // block + 1
-        inverse, lower = inverse_scale(tl.load(absmax + first))
-        inverse2, lower2 = inverse_scale(tl.load(absmax + second, mask=second * block < n, other=0))
+        inverse, lower = inverse_scale(usable(tl.load(absmax + first), SMALLEST))
+        scale2 = tl.load(absmax + second, mask=second * block < n, other=0)
+        inverse2, lower2 = inverse_scale(usable(scale2, SMALLEST))
         behind = start + i >= second * block
         inverse, lower = tl.where(behind, inverse2, inverse), tl.where(behind, lower2, lower)
     else:
-        inverse, lower = inverse_scale(tl.load(absmax + block_of(start, i, block, False), mask=inside, other=0))
+        scale = tl.load(absmax + block_of(start, i, block, False), mask=inside, other=0)
+        inverse, lower = inverse_scale(usable(scale, SMALLEST))
     y = scale_run(run, inverse, lower)
     code = ranked(y, bounds, order, BITS)
     if BITS == 4:
@@ -93,11 +97,12 @@ def encode_elements(
 def decode_blocks(
     codes, absmax, values, offset, out, n, blocks,
     KIND: tl.constexpr, BITS: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr, TAIL: tl.constexpr,
-    OFFSET: tl.constexpr,
+    OFFSET: tl.constexpr, SMALLEST: tl.constexpr,
 ):  # fmt: skip
     """Decode ROWS blocks; TAIL: the last block is shorter."""
     rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    scale = as_float(used_scale(tl.load(absmax + rows, mask=rows < blocks, other=0)))[:, None]
+    scale = used_scale(tl.load(absmax + rows, mask=rows < blocks, other=0))
+    scale = as_float(usable(scale, SMALLEST))[:, None]
     at = rows[:, None] * BLOCK + tl.arange(0, BLOCK)[None, :]
     inside = (at < n) if TAIL else (rows[:, None] < blocks)
     if BITS == 4:
@@ -113,12 +118,14 @@ def decode_blocks(
 def decode_elements(
     codes, absmax, values, offset, out, n, block,
     KIND: tl.constexpr, BITS: tl.constexpr, TILE: tl.constexpr, LARGE: tl.constexpr, OFFSET: tl.constexpr,
+    SMALLEST: tl.constexpr,
 ):  # fmt: skip
     """Decode TILE elements in blocks of any size; LARGE: no smaller than a tile."""
     start = tl.program_id(0).to(tl.int64) * TILE
     i = tl.arange(0, TILE)
     inside = start + i < n
-    scale = as_float(used_scale(tl.load(absmax + block_of(start, i, block, LARGE), mask=inside, other=0)))
+    scale = used_scale(tl.load(absmax + block_of(start, i, block, LARGE), mask=inside, other=0))
+    scale = as_float(usable(scale, SMALLEST))
     if BITS == 4:
         pair = tl.arange(0, TILE // 2)
         byte = tl.load(codes + start // 2 + pair, mask=start + 2 * pair < n, other=0)
@@ -134,6 +141,14 @@ def block_of(start, i, block, LARGE: tl.constexpr):
     first = start // block
     within = start - first * block
     return first + ((within + i >= block).to(tl.int64) if LARGE else (within.to(tl.int32) + i) // block)
+
+
+@triton.jit
+def usable(scale, SMALLEST: tl.constexpr):
+    """0 for scales whose products with the smallest entries of the table might be subnormal."""
+    if SMALLEST > MIN_SCALE:
+        scale = tl.where((scale & MAGNITUDE) >= SMALLEST, scale, 0)
+    return scale
 
 
 @triton.jit

@@ -19,6 +19,8 @@ LOWER = tl.constexpr(int(floats.LOWER))
 BFLOAT16 = tl.constexpr(floats.BFLOAT16)
 FLOAT16 = tl.constexpr(floats.FLOAT16)
 ONE = tl.constexpr(0x3F800000)
+SIGN = tl.constexpr(0x80000000)
+EPSILON32, EPSILON_BFLOAT16, EPSILON16 = (tl.constexpr(int(epsilon)) for epsilon in floats.EPSILON)
 
 
 @triton.jit
@@ -58,6 +60,12 @@ def flushed(bits):
 
 
 @triton.jit
+def signed_flushed(bits):
+    """A number with exponent field 0 is read as a zero of its sign."""
+    return tl.where((bits & INFINITY) != 0, bits, bits & SIGN)
+
+
+@triton.jit
 def half_to_float32(h):
     """float16 -> float32, exact, subnormals included; an infinity or NaN keeps its class."""
     magnitude = h & 0x7FFF
@@ -78,6 +86,18 @@ def widen(element, KIND: tl.constexpr):
     elif KIND == FLOAT16:
         bits = half_to_float32(bits)
     return bits
+
+
+@triton.jit
+def epsilon(KIND: tl.constexpr):
+    """The scale of a tile of zeros in compressed-tensors: eps of the kind, as float32 bits."""
+    return EPSILON_BFLOAT16 if KIND == BFLOAT16 else (EPSILON16 if KIND == FLOAT16 else EPSILON32)
+
+
+@triton.jit
+def rounded(bits, KIND: tl.constexpr):
+    """float32 bits rounded to what this kind can hold, as float32 bits again."""
+    return widen(narrow(bits, KIND), KIND)
 
 
 @triton.jit
@@ -144,5 +164,10 @@ def inverse_scale(absmax):
 @triton.jit
 def scale_run(run, inverse, lower):
     """Steps 4 and 5 for elements, and what step 1 says about subnormals, which cannot change a usable absmax."""
-    run = tl.where((run & INFINITY) > lower, run - lower, 0)
-    return as_float(run) * inverse
+    return as_float(lowered(run, lower)) * inverse
+
+
+@triton.jit
+def lowered(bits, lower):
+    """The exponents of numbers lowered by `lower`; what would become subnormal is a zero of its sign, or +0 for all."""
+    return tl.where((bits & INFINITY) > lower, bits - lower, bits & tl.where(lower == INFINITY, 0, SIGN))
