@@ -13,8 +13,9 @@ import jax
 
 from arraycodec.base import Codec, Encoded, Given, Planes
 from arraycodec.spec import ArraySpec
-from arraycodec_jax.arrays import concrete, empty, from_numpy, spec, stack, to_numpy
+from arraycodec_jax.arrays import concrete, empty, from_numpy, put, spec, stack, to_numpy
 from arraycodec_jax.implementations import CODECS, IMPLEMENTATIONS, choose
+from arraycodec_jax.matmul import dequant_matmul
 
 __all__ = [
     "CODECS",
@@ -24,9 +25,11 @@ __all__ = [
     "concrete",
     "decode",
     "decode_batch",
+    "dequant_matmul",
     "empty",
     "encode",
     "from_numpy",
+    "put",
     "spec",
     "stack",
     "to_numpy",

@@ -87,6 +87,11 @@ def stack(arrays: list[jax.Array], shape: tuple[int, ...]) -> jax.Array:
     return jnp.stack(arrays).reshape(*shape, *arrays[0].shape)
 
 
+def put(plane: Any, part: Any, position: Any) -> jax.Array:
+    """A copy of `plane` with the rows of `part` from row `position` on, which may be traced."""
+    return lax.dynamic_update_slice_in_dim(jnp.asarray(plane), part, position, axis=-2)
+
+
 def empty(spec: ArraySpec, device: Any = None) -> jax.Array:
     """An array without elements: JAX arrays are immutable, so there is nothing to be written into any other."""
     if spec.size:

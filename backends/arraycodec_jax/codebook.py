@@ -64,8 +64,8 @@ def encode(x: jax.Array, codec: Codebook, given: Given) -> Planes:
         planes.setdefault("offset", mean(as_float(run)))
         run = flushed(as_bits(as_float(run) - as_float(flushed(as_bits(planes["offset"])))))
     n, run = run.shape[-1], split_blocks(run, block)
-    planes.setdefault("absmax", as_float(stored_scale(largest(run, block))))
-    y = scale_run(run, spread(as_bits(planes["absmax"]), block))
+    planes.setdefault("absmax", as_float(usable(stored_scale(largest(run, block)), codec)))
+    y = scale_run(run, spread(usable(as_bits(planes["absmax"]), codec), block))
     codes = join_blocks(encode_rank(y, table), block, n)
     planes["codes"] = pack(codes, codec.bits, table.zero)
     return {name: planes[name] for name in specs}
@@ -77,7 +77,7 @@ def decode(codec: Codebook, planes: Planes, spec: ArraySpec, given: Given) -> ja
     codes = unpack(planes["codes"], codec.bits)
     n = spec.size if codes.ndim == 1 else codes.shape[-1]  # an odd last code has a neighbour that is no element
     value = split_blocks(look_up(table.values, codes if codes.shape[-1] == n else codes[..., :n]), block)
-    scale = spread(as_float(used_scale(as_bits(planes["absmax"]))), block)
+    scale = spread(as_float(usable(used_scale(as_bits(planes["absmax"])), codec)), block)
     if codec.offset:
         u = as_bits(mul_add(value, scale, as_float(flushed(as_bits(planes["offset"])))))
     else:
@@ -85,6 +85,12 @@ def decode(codec: Codebook, planes: Planes, spec: ArraySpec, given: Given) -> ja
     u = flushed(u)  # these selects also keep XLA from contracting the product with an add that the caller does next
     u = jnp.where(is_nan(u), NAN, u)
     return narrow(join_blocks(u, block, n), spec.dtype).reshape(spec.known_shape)
+
+
+def usable(scale: jax.Array, codec: Codebook) -> jax.Array:
+    """0 for scales whose products with the smallest entries of the table might be subnormal."""
+    smallest = codec.min_scale
+    return scale if smallest == MIN_SCALE else jnp.where((scale & MAGNITUDE) >= smallest, scale, jnp.uint32(0))
 
 
 def encode_rank(y: jax.Array, table: Table) -> jax.Array:
@@ -116,7 +122,8 @@ def mean(x: jax.Array) -> jax.Array:
 def table_of(codec: Codebook, planes: Given) -> Table:
     """The table in force: a built-in one as constants, or the user's among the planes."""
     if codec.table not in codebooks.USER or "codebook" not in planes:
-        return Table(*codec.tables(planes)[1:])  # raises where the plane is missing
+        found = codec.tables(planes)  # raises where the plane is missing
+        return Table(found.values, found.bounds, found.codes)
     values: Any = jnp.asarray(planes["codebook"])
     bounds = jnp.asarray(planes["bounds"]) if "bounds" in planes else codebooks.midpoints(values)
     bounds = jnp.where(bounds == 0, codebooks.JUST_ABOVE_ZERO, bounds)

@@ -16,10 +16,17 @@ from arraycodec.base import Codec, Given, Planes, decode_with, encode_with
 from arraycodec.errors import UnsupportedByBackend
 from arraycodec.primitives import memory
 from arraycodec.spec import ArraySpec
-from arraycodec_jax import arrays, codebook
+from arraycodec_jax import arrays, codebook, linear, llm_int8, microscaling, minifloat, nvfp4
 
 # codec name -> the module with `check(codec, given)`, `encode(x, codec, given)`, `decode(codec, planes, spec, given)`
-CODECS: dict[str, ModuleType] = {"codebook": codebook}
+CODECS: dict[str, ModuleType] = {
+    "codebook": codebook,
+    "linear": linear,
+    "llm_int8": llm_int8,
+    "microscaling": microscaling,
+    "minifloat": minifloat,
+    "nvfp4": nvfp4,
+}
 
 
 class Reference:

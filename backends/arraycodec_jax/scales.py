@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 
 from arraycodec.primitives.blocks import keeps_axes
-from arraycodec.primitives.floats import BIG_SCALE, INFINITY, LOWER, MAGNITUDE, MIN_SCALE, NAN, ONE
+from arraycodec.primitives.floats import BIG_SCALE, INFINITY, LOWER, MAGNITUDE, MIN_SCALE, NAN, ONE, SIGN
 from arraycodec.spec import ArraySpec
-from arraycodec_jax.primitives import as_float, recip_rn
+from arraycodec_jax.primitives import as_bits, as_float, div_rn, flushed, is_nan, narrow, recip_rn
 
 
 def rows(x: jax.Array, spec: ArraySpec, block_size: int | None, bits: int) -> jax.Array:
@@ -54,11 +54,16 @@ def stored_scale(absmax: jax.Array) -> jax.Array:
     return jnp.where(absmax >= INFINITY, NAN, jnp.where(absmax >= MIN_SCALE, absmax, jnp.uint32(0)))
 
 
+def lowered(bits: jax.Array, lower: jax.Array) -> jax.Array:
+    """The exponent of a magnitude lowered by `lower`; what would become subnormal is 0."""
+    return jnp.where((bits & INFINITY) > lower, bits - lower, jnp.uint32(0))
+
+
 def scale_run(run: jax.Array, absmax: jax.Array) -> jax.Array:
     """Steps 4 and 5; y is 0 where the scale is NaN, 0 or negative, and the code therefore the zero code."""
     usable = (absmax >= MIN_SCALE) & (absmax < INFINITY)
     big = usable & (absmax >= BIG_SCALE)
-    run = jnp.where(big, jnp.where((run & INFINITY) > LOWER, run - LOWER, jnp.uint32(0)), run)
+    run = jnp.where(big, jnp.where((run & INFINITY) > LOWER, run - LOWER, run & SIGN), run)
     absmax = jnp.where(usable, jnp.where(big, absmax - LOWER, absmax), ONE)
     return as_float(jnp.where(usable, run, jnp.uint32(0))) * as_float(recip_rn(absmax))
 
@@ -67,3 +72,23 @@ def used_scale(scale: jax.Array) -> jax.Array:
     """A stored scale as decoding uses it: the canonical NaN where it is not finite, 0 where it is below 2^-100."""
     magnitude = scale & MAGNITUDE
     return jnp.where(magnitude >= INFINITY, NAN, jnp.where(magnitude >= MIN_SCALE, scale, jnp.uint32(0)))
+
+
+def divided_run(run: jax.Array, scale: jax.Array) -> jax.Array:
+    """The bits of each element divided by its scale, rounded once; 0 where `scale_run` is 0."""
+    usable = (scale >= MIN_SCALE) & (scale < INFINITY)
+    return jnp.where(usable, div_rn(run, jnp.where(usable, scale, ONE)), jnp.uint32(0))
+
+
+def multiplied_run(value: jax.Array, scale: jax.Array, dtype: str) -> jax.Array:
+    """Decoded values times their stored scales, rounded once to float32 and once to the dtype."""
+    used = used_scale(scale)
+    return settled(value * as_float(used), (used >= MIN_SCALE) & (used < INFINITY), dtype)
+
+
+def settled(product: jax.Array, usable: jax.Array, dtype: str) -> jax.Array:
+    """Products with scales, rounded to the dtype: a NaN is the canonical one, a zero +0 if its scale is not usable."""
+    u = as_bits(product)
+    u = jnp.where(usable, u, flushed(u))
+    # The select also keeps XLA from contracting the product with an add that the caller does next.
+    return narrow(jnp.where(is_nan(u), NAN, u), dtype)
