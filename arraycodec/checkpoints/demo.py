@@ -15,7 +15,7 @@ from typing import Any
 
 from arraycodec import api, registry
 from arraycodec.base import Codec
-from arraycodec.checkpoints.bench import power_of
+from arraycodec.checkpoints.bench_case import power_of
 from arraycodec.checkpoints.compress import compress
 from arraycodec.checkpoints.decompress import decompress
 from arraycodec.checkpoints.machine import machine

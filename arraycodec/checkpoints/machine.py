@@ -9,7 +9,10 @@ from pathlib import Path
 
 from arraycodec.primitives.threads import available_cpus
 
-PACKAGES = ("arraycodec", "numpy", "numba", "ml_dtypes", "torch", "jax", "bitsandbytes")
+PACKAGES = (
+    "arraycodec", "numpy", "numba", "ml_dtypes", "torch", "jax",
+    "bitsandbytes", "compressed-tensors", "torchao", "optimum-quanto", "gguf",
+)  # fmt: skip
 
 
 def machine() -> dict[str, str | int]:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from arraycodec.checkpoints.bench import Bench
+from arraycodec.checkpoints.bench_page import percent
+from arraycodec.checkpoints.bench_results import Results
 from arraycodec.checkpoints.demo import Demo
 from arraycodec.cli.render import cell, console, decibels, size, table
 
@@ -25,21 +29,36 @@ def bench(found: Bench) -> None:
         )  # fmt: skip
     out.print(rows)
     out.print(cell("encode allocates its planes; decode writes into warm memory (out=); copy is numpy.copyto", "dim"))
-    rows = table("scheme", "dtype", ">bits/weight", ">SNR", ">mean abs error", title="Loss")
+    rows = table("scheme", "dtype", ">bits/weight", ">SNR", ">mean abs error", ">max", ">working memory", title="Loss")
     for row in found.quality:
+        working = "" if row.working_bytes is None else size(row.working_bytes)
         rows.add_row(cell(row.scheme, "green"), cell(row.dtype), cell(f"{row.bits_per_element:.3f}"),
-                     cell(decibels(row.snr_db)), cell(f"{row.mae:.4g}"))  # fmt: skip
+                     cell(decibels(row.snr_db)), cell(f"{row.mae:.4g}"), cell(f"{row.max_abs:.4g}"),
+                     cell(working))  # fmt: skip
     out.print(rows)
     if found.peers:
-        rows = table("with", "scheme", "operation", ">threads", ">time", ">ns/elem", ">× NumPy array",
-                     title="The same operation elsewhere (float32, allocating)")  # fmt: skip
+        rows = table("with", "format", "scheme", ">encode", ">ns/elem", ">× NumPy array", ">decode", ">ns/elem",
+                     ">× NumPy array", ">not our bits", title="The same elsewhere (float32, allocating)")  # fmt: skip
         for peer in found.peers:
             rows.add_row(
-                cell(peer.name, "cyan"), cell(peer.scheme), cell(peer.operation), cell(peer.threads),
-                cell(_ms(peer.seconds)), cell(f"{1e9 * peer.seconds / peer.elements:.2f}"),
-                cell(f"{peer.seconds / peer.ours:.2f}", "bold"),
+                cell(peer.name, "cyan"), cell(peer.format), cell(peer.scheme),
+                cell(_ms(peer.encode)), cell(f"{1e9 * peer.encode / peer.elements:.2f}"),
+                cell(f"{peer.times_encode:.2f}", "bold"),
+                cell(_ms(peer.decode)), cell(f"{1e9 * peer.decode / peer.elements:.2f}"),
+                cell(f"{peer.times_decode:.2f}", "bold"),
+                cell(percent(peer.differing)),
             )  # fmt: skip
         out.print(rows)
+    for note in found.notes:
+        out.print(cell(f"note: {note}", "yellow"), soft_wrap=True)
+    out.print(cell(_machine(found.machine), "dim"), soft_wrap=True)
+
+
+def results(found: Results, written: list[Path]) -> None:
+    """A line for every file, and what was not measured."""
+    out = console()
+    for path in written:
+        out.print(cell(path), soft_wrap=True)
     for note in found.notes:
         out.print(cell(f"note: {note}", "yellow"), soft_wrap=True)
     out.print(cell(_machine(found.machine), "dim"), soft_wrap=True)
