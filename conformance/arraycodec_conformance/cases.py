@@ -8,11 +8,18 @@ import numpy as np
 
 from arraycodec.base import Codec, Then
 from arraycodec.codecs.codebook import Codebook
+from arraycodec.codecs.linear import Linear
+from arraycodec.codecs.llm_int8 import LLMInt8
+from arraycodec.codecs.microscaling import Microscaling
+from arraycodec.codecs.minifloat import Minifloat
+from arraycodec.codecs.nvfp4 import NVFP4
 from arraycodec.registry import SCHEMES
 
 NESTED = Codebook("dynamic", block_size=256, offset=True)
 RISING16 = np.array([-3, -2, -1.5, -1, -0.75, -0.5, -0.25, -0.125, 0, 0.1, 0.2, 0.4, 0.8, 1, 2, 5], np.float32)
 UNEVEN16 = (RISING16[:-1] * np.float32(0.25) + RISING16[1:] * np.float32(0.75)).astype(np.float32)
+HUNDRED = np.full(1, 100, np.float32)
+TENTH, THREE = np.full(1, 0.1, np.float32), np.full(1, 3, np.int8)
 RISING256 = np.concatenate([np.linspace(-1, -0.01, 127), np.linspace(0, 1, 129)]).astype(np.float32)
 
 
@@ -53,4 +60,44 @@ CASES = [
     Case(Codebook("user8"), {"codebook": RISING256}),
     Case(SCHEMES["nf4-double"]),
     Case(Then(Codebook("fp4", block_size=32), absmax=NESTED)),
+    Case(Codebook("af4")),
+    Case(Codebook("nf8")),
+    Case(Codebook("dynamic-unsigned", block_size=None)),
+    Case(Codebook("linear", block_size=256)),
+    Case(Codebook("fp8-e5m2", block_size=100)),
+    Case(Codebook("dynamic", block_size=256, flavour="bnb-cpu")),
+    Case(Linear(8)),
+    Case(Linear(4)),
+    Case(Linear(3, block_size=None)),
+    Case(Linear(4, symmetric=False, block_size=(1, None))),
+    Case(Linear(5, block_size=(None, 1))),
+    Case(Linear(6, symmetric=False, block_size=(32, 48))),
+    Case(Linear(7, block_size=(1, 5))),
+    Case(SCHEMES["w4a16"]),
+    Case(Linear(2, False, (1, 64), "compressed-tensors", "eager")),
+    Case(Linear(8, False, (1, None), "compressed-tensors")),
+    Case(Linear(8, False, block_size=None), {"scales": TENTH, "zero_points": THREE}),
+    Case(LLMInt8()),
+    Case(LLMInt8(threshold=2.0)),
+    Case(Minifloat()),
+    Case(Minifloat("float8_e5m2fnuz", block_size=(1, None))),
+    Case(Minifloat("float6_e3m2fn", block_size=(32, 48))),
+    Case(Minifloat("float4_e2m1fn", block_size=5)),
+    Case(SCHEMES["fp8-channel"]),
+    Case(SCHEMES["fp8-block"]),
+    Case(Minifloat(block_size=(None, 1), flavour="compressed-tensors")),
+    Case(Minifloat("float8_e5m2", block_size=None, overflow="nonfinite"), {"scales": TENTH}),
+    Case(Minifloat("float6_e2m3fn", scaled=False)),
+    Case(Minifloat(scaled=False, overflow="nonfinite")),
+    Case(Microscaling()),
+    Case(Microscaling("float8_e4m3fn")),
+    Case(Microscaling("float6_e3m2fn")),
+    Case(Microscaling("float8_e5m2", block_size=64)),
+    Case(Microscaling("int8")),
+    Case(Microscaling("float4_e2m1fn", flavour="compressed-tensors")),
+    Case(Microscaling("float6_e2m3fn", flavour="compressed-tensors")),
+    Case(Microscaling("float8_e4m3fn", flavour="compressed-tensors")),
+    Case(NVFP4()),
+    Case(NVFP4(arithmetic="eager")),
+    Case(NVFP4(block_size=32), {"global_scale": HUNDRED}),
 ]

@@ -6,11 +6,23 @@ page in docs/format and counted by the tests, never ignored.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import numpy as np
 
+from arraycodec.primitives import codebooks
+
 MIN_SCALE, MAX_SCALE = np.float32(2.0**-100), np.float32(2.0**126)
+BITSANDBYTES_MAPS: dict[str, tuple[str, tuple[Any, ...]]] = {  # our name of a map: its function and the arguments
+    "dynamic": ("create_dynamic_map", ()),
+    "dynamic-unsigned": ("create_dynamic_map", (False,)),
+    "linear": ("create_linear_map", ()),
+    "linear-unsigned": ("create_linear_map", (False,)),
+    "fp8-e5m2": ("create_fp8_map", ()),
+    "fp8-e4m3": ("create_fp8_map", (True, 4, 3)),
+    "fp8-e3m4": ("create_fp8_map", (True, 3, 4)),
+}
 
 
 def to_torch(x: np.ndarray) -> Any:
@@ -57,16 +69,56 @@ def cuda_fp4_encode(x: np.ndarray, block_size: int) -> tuple[np.ndarray, np.ndar
     return (magnitude + np.where(y < 0, 8, 0).astype(np.uint8)).reshape(-1), absmax
 
 
+def bitsandbytes_map_encode(x: np.ndarray, table: str, block_size: int) -> tuple[np.ndarray, np.ndarray]:
+    """bitsandbytes' CPU `quantize_blockwise` with one of its 8-bit maps: codes and absmax, flat."""
+    import bitsandbytes.functional as bnb
+
+    codes, state = bnb.quantize_blockwise(to_torch(x), code=_map(table), blocksize=block_size)
+    return codes.view(-1).numpy(), state.absmax.numpy()
+
+
+def bitsandbytes_map_decode(
+    codes: np.ndarray, absmax: np.ndarray, table: str, block_size: int, dtype: str
+) -> np.ndarray:
+    """bitsandbytes' CPU `dequantize_blockwise` with one of its 8-bit maps, flat."""
+    import bitsandbytes.functional as bnb
+    import torch
+
+    import arraycodec_torch
+
+    state = bnb.QuantState(
+        absmax=torch.from_numpy(absmax.copy()), code=_map(table), blocksize=block_size, dtype=getattr(torch, dtype)
+    )
+    return arraycodec_torch.to_numpy(bnb.dequantize_blockwise(torch.from_numpy(codes.copy()), state)).reshape(-1)
+
+
+def bitsandbytes_int8_encode(x: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """bitsandbytes' CPU `int8_vectorwise_quant` of a matrix: codes, the absmax of each row, columns with outliers."""
+    import bitsandbytes.functional as bnb
+
+    codes, scales, columns = bnb.int8_vectorwise_quant(to_torch(x.copy()), threshold)
+    found = np.zeros(0, np.int32) if columns is None else columns.numpy().astype(np.int32)
+    return codes.numpy(), scales.numpy(), found
+
+
+def bitsandbytes_int8_decode(codes: np.ndarray, scales: np.ndarray) -> np.ndarray:
+    """bitsandbytes' CPU `int8_vectorwise_dequant` of a matrix, float32."""
+    import bitsandbytes.functional as bnb
+
+    return bnb.int8_vectorwise_dequant(to_torch(codes), to_torch(scales)).numpy()
+
+
 def domain(x: np.ndarray, block_size: int, table: str) -> np.ndarray:
     """Blocks for which the codes equal bitsandbytes' CPU encoder bit for bit (docs/format/codebook.md, Compatibility).
 
-    Whole, finite blocks with 2^-100 <= absmax < 2^126; for fp4 also no element with 0 < x/absmax <= 2^-100, nor a
-    subnormal one, to which its CPU kernel gives code 8 instead of 0 (both decode to 0).
+    Whole, finite blocks with 2^-100 <= absmax < 2^126 (a map with tiny entries starts at its own smallest scale); for
+    fp4 also no element with 0 < x/absmax <= 2^-100, nor a subnormal one, to which its CPU kernel gives code 8 instead
+    of 0 (both decode to 0).
     """
-    blocks = x.astype(np.float32).reshape(-1, block_size)
+    blocks, smallest = x.astype(np.float32).reshape(-1, block_size), codebooks.table(table).min_scale.view(np.float32)
     with np.errstate(all="ignore"):
         absmax = np.abs(blocks).max(axis=1)
-        inside = np.isfinite(blocks).all(axis=1) & (absmax >= MIN_SCALE) & (absmax < MAX_SCALE)
+        inside = np.isfinite(blocks).all(axis=1) & (absmax >= smallest) & (absmax < MAX_SCALE)
         if table == "fp4":
             tiny = (blocks > 0) & ((blocks < np.float32(2.0**-126)) | (blocks <= absmax[:, None] * MIN_SCALE))
             inside &= ~tiny.any(axis=1)
@@ -82,10 +134,20 @@ def bitsandbytes_table(name: str) -> np.ndarray:
     """The table as bitsandbytes constructs it."""
     import bitsandbytes.functional as bnb
 
-    return bnb.create_dynamic_map().numpy() if name == "dynamic" else bnb.get_4bit_type(name, device="cpu").numpy()
+    return (_map(name) if name in BITSANDBYTES_MAPS else bnb.get_4bit_type(name, device="cpu")).numpy()
+
+
+@cache
+def _map(name: str) -> Any:
+    """A map as a tensor, always the same one: its CPU encoder remembers tables by the address of the map."""
+    import bitsandbytes.functional as bnb
+
+    function, arguments = BITSANDBYTES_MAPS[name]
+    return getattr(bnb, function)(*arguments)
 
 
 __all__ = [
-    "bitsandbytes_decode", "bitsandbytes_encode", "bitsandbytes_table", "cuda_fp4_encode", "domain",
-    "to_torch", "unpack",
+    "BITSANDBYTES_MAPS", "bitsandbytes_decode", "bitsandbytes_encode", "bitsandbytes_int8_decode",
+    "bitsandbytes_int8_encode", "bitsandbytes_map_decode", "bitsandbytes_map_encode", "bitsandbytes_table",
+    "cuda_fp4_encode", "domain", "to_torch", "unpack",
 ]  # fmt: skip

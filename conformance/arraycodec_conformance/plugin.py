@@ -38,7 +38,8 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Deselect what the chosen level leaves out, so that it is counted and not reported as skipped."""
     level = config.stash[LEVEL]
-    left_out = [i for i in items if (m := i.get_closest_marker("level")) and Level[m.args[0]] > level]
+    # A class may be marked too: its tests run where both marks let them.
+    left_out = [i for i in items if any(Level[m.args[0]] > level for m in i.iter_markers("level"))]
     if left_out:
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in set(left_out)]
@@ -53,6 +54,18 @@ def level(request: pytest.FixtureRequest) -> Level:
 def example_count(level: Level, sharing: int) -> int:
     """How many examples one of `sharing` tests draws, so that together they reach the level's total."""
     return math.ceil(EXAMPLES_PER_BACKEND / sharing) if level >= Level.full else 6
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A worker of pytest-xdist hands its counts to the process that started it."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["arraycodec_examples"] = dict(EXAMPLES)
+
+
+@pytest.hookimpl(optionalhook=True)  # of pytest-xdist
+def pytest_testnodedown(node: Any) -> None:
+    """The counts of a worker are added to those of the others."""
+    EXAMPLES.update(getattr(node, "workeroutput", {}).get("arraycodec_examples", {}))
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:

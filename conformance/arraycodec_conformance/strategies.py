@@ -50,13 +50,29 @@ def _thresholds(rng: np.random.Generator, size: int) -> np.ndarray:
     points = np.concatenate([table.bounds, table.values])
     x = rng.choice(points, size).astype(np.float32) * np.float32(rng.uniform(0.5, 2))
     x[rng.random(size) < 0.02] = np.float32(2)
-    near = (x.view(np.int32) + rng.integers(-2, 3, size, np.int32)).view(np.float32)
+    return _near(rng, x)
+
+
+def _ties(rng: np.random.Generator, size: int) -> np.ndarray:
+    """Multiples of 1/16 and halves of integers, where the grids of integers and narrow floats round to even, and their
+    neighbours; blocks with the largest magnitude below have a scale of about a power of two."""
+    largest = rng.choice([1.5, 3, 3.5, 6, 7, 7.5, 31, 63, 127, 127.5, 448])
+    sixteenths, halves = rng.integers(-128, 129, size) / 16, rng.integers(-128, 128, size) + 0.5
+    x = np.where(rng.random(size) < 0.5, sixteenths, halves).clip(-largest, largest).astype(np.float32)
+    x = np.where(rng.random(size) < 0.5, x, _near(rng, x))
+    return np.where(rng.random(size) < 0.04, rng.choice([-largest, largest], size), x)
+
+
+def _near(rng: np.random.Generator, x: np.ndarray) -> np.ndarray:
+    """`x` up to two units in the last place away."""
+    near = (x.view(np.int32) + rng.integers(-2, 3, x.size, np.int32)).view(np.float32)
     return np.where(x == 0, x, near)  # next to the bits of zero lie those of NaN
 
 
 _DISTRIBUTIONS: dict[str, Any] = {
     "normal": lambda rng, n: rng.standard_normal(n, np.float32),
     "thresholds": _thresholds,
+    "ties": _ties,
     "bits": lambda rng, n: rng.integers(0, 2**32, n, np.uint32).view(np.float32),
     "log-normal": lambda rng, n: rng.choice([-1, 1], n) * np.exp(4 * rng.standard_normal(n)),
     "sparse": lambda rng, n: rng.standard_normal(n) * (rng.random(n) < 0.1),

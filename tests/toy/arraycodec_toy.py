@@ -10,6 +10,11 @@ import sys
 from typing import Any
 
 import numpy as np
+import toy_linear
+import toy_llm_int8
+import toy_microscaling
+import toy_minifloat
+import toy_nvfp4
 
 from arraycodec.base import Codec, Given, Planes, decode_with, encode_with
 from arraycodec.errors import ArgumentError, UnsupportedByBackend
@@ -17,6 +22,16 @@ from arraycodec.spec import ArraySpec, spec_of
 
 NAME = "toy"
 IMPLEMENTATIONS = {"plain": sys.modules[__name__]}
+
+
+# codec name -> the module with `encode(codec, x, given)` and `decode(codec, planes, spec)` of that family
+WITNESSES = {
+    "linear": toy_linear,
+    "llm_int8": toy_llm_int8,
+    "microscaling": toy_microscaling,
+    "minifloat": toy_minifloat,
+    "nvfp4": toy_nvfp4,
+}
 
 
 class ToyArray:
@@ -73,12 +88,16 @@ def decode(codec: Codec, planes: Planes, spec: ArraySpec, given: Given, out: Any
 
 # -- docs/format/codebook.md, step by step
 
+SMALLEST_SCALE = {"linear": 2**-96, "fp8-e5m2": 2**-89}
+
 
 def _encode(codec: Any, x: np.ndarray, given: Planes) -> Planes:
-    if codec.name != "codebook":
-        raise UnsupportedByBackend(f"toy: codec {codec.name} is not implemented")
     if x.dtype.name not in codec.dtypes:
         raise ArgumentError(f"toy: dtype must be one of {', '.join(codec.dtypes)}, got {x.dtype}")
+    if codec.name in WITNESSES:
+        return WITNESSES[codec.name].encode(codec, x, given)
+    if codec.name != "codebook":
+        raise UnsupportedByBackend(f"toy: codec {codec.name} is not implemented")
     specs, table, planes = codec.planes(spec_of(x)), codec.tables(given), {n: given[n] for n in given if n != "bounds"}
     with np.errstate(all="ignore"):
         wide = x.astype(np.float32)
@@ -93,10 +112,11 @@ def _encode(codec: Any, x: np.ndarray, given: Planes) -> Planes:
         blocks = blocks.reshape(count, block)
         absmax = np.abs(blocks).max(axis=1, initial=0)
         absmax = np.where(np.isfinite(absmax), absmax, np.float32(np.nan))
-        absmax = np.where(absmax < np.float32(2**-100), np.float32(0), absmax)
+        smallest = np.float32(SMALLEST_SCALE.get(codec.table, 2**-100))
+        absmax = np.where(absmax < smallest, np.float32(0), absmax)
         if "absmax" in planes:
             absmax = planes["absmax"].ravel()
-        usable = np.isfinite(absmax) & (absmax >= np.float32(2**-100))
+        usable = np.isfinite(absmax) & (absmax >= smallest)
         lower = np.where(absmax >= np.float32(2.0**126), np.float32(0.0625), np.float32(1))
         small = np.abs(blocks) * lower[:, None] < np.float32(2**-126)
         scaled = np.where(small, np.float32(0), blocks * lower[:, None])
@@ -111,6 +131,8 @@ def _encode(codec: Any, x: np.ndarray, given: Planes) -> Planes:
 
 
 def _decode(codec: Any, planes: Planes, spec: ArraySpec, given: Planes, out: None) -> np.ndarray:
+    if codec.name in WITNESSES:
+        return WITNESSES[codec.name].decode(codec, planes, spec)
     codes = planes["codes"].ravel()
     if codec.bits == 4:
         codes = np.stack([codes >> 4, codes & 15], axis=1).ravel()
@@ -118,7 +140,8 @@ def _decode(codec: Any, planes: Planes, spec: ArraySpec, given: Planes, out: Non
     with np.errstate(all="ignore"):
         scale = planes["absmax"].ravel()
         scale = np.where(np.isfinite(scale), scale, np.float32(np.nan))
-        scale = np.where(np.abs(scale) < np.float32(2**-100), np.float32(0), scale)
+        smallest = np.float32(SMALLEST_SCALE.get(codec.table, 2**-100))
+        scale = np.where(np.abs(scale) < smallest, np.float32(0), scale)
         y = codec.tables(planes).values[codes[:size]] * scale[np.arange(size) // block]
         y = np.where(y == 0, np.float32(0), y)
         if codec.offset:
