@@ -15,12 +15,20 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from arraycodec.api import Error, decode, empty, encode, error
     from arraycodec.base import Codec, Encoded, Then
+    from arraycodec.caches import append, kv_cache, tokens
+    from arraycodec.calibration import shared_global_scale
+    from arraycodec.casts import cast, uncast
     from arraycodec.checkpoints.compress import compress
     from arraycodec.checkpoints.decompress import decompress
     from arraycodec.checkpoints.diff import diff
     from arraycodec.checkpoints.info import info
     from arraycodec.checkpoints.verify import verify
     from arraycodec.codecs.codebook import Codebook
+    from arraycodec.codecs.linear import Linear
+    from arraycodec.codecs.llm_int8 import LLMInt8
+    from arraycodec.codecs.microscaling import Microscaling
+    from arraycodec.codecs.minifloat import Minifloat
+    from arraycodec.codecs.nvfp4 import NVFP4
     from arraycodec.containers.frame import from_bytes, to_bytes
     from arraycodec.containers.reader import load_file, open_file
     from arraycodec.containers.writer import save_file
@@ -46,9 +54,13 @@ __version__ = "0.1.0"
 _HOME = {
     "Error": "api", "decode": "api", "empty": "api", "encode": "api", "error": "api",
     "Codec": "base", "Encoded": "base", "Then": "base",
+    "append": "caches", "kv_cache": "caches", "tokens": "caches",
+    "shared_global_scale": "calibration",
+    "cast": "casts", "uncast": "casts",
     "compress": "checkpoints.compress", "decompress": "checkpoints.decompress", "diff": "checkpoints.diff",
     "info": "checkpoints.info", "verify": "checkpoints.verify",
-    "Codebook": "codecs.codebook",
+    "Codebook": "codecs.codebook", "Linear": "codecs.linear", "LLMInt8": "codecs.llm_int8",
+    "Microscaling": "codecs.microscaling", "Minifloat": "codecs.minifloat", "NVFP4": "codecs.nvfp4",
     "from_bytes": "containers.frame", "to_bytes": "containers.frame",
     "load_file": "containers.reader", "open_file": "containers.reader", "save_file": "containers.writer",
     "ArgumentError": "errors", "ArrayCodecError": "errors", "CorruptError": "errors", "FormatError": "errors",

@@ -62,6 +62,10 @@ class Codec(ABC):
     def check(self, planes: Planes, spec: ArraySpec) -> None:
         """Raise CorruptError where planes from outside break a rule of the format beyond shapes and dtypes."""
 
+    def marked(self, scales: np.ndarray) -> np.ndarray:
+        """A mask of the plane `scale`: the blocks that held NaN or infinity when they were encoded."""
+        return np.isnan(scales)
+
     def read(self, fetch: Fetch, spec: ArraySpec, start: int, stop: int) -> np.ndarray:
         """The elements `start <= i < stop` of the flattened array, fetching as little of the planes as it can."""
         planes = {name: fetch(name, slice(None)) for name in self.planes(spec)}

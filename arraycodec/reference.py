@@ -6,7 +6,8 @@ A backend is a module with
     spec(x)                  the ArraySpec of an array
     encode(x, codec, given), decode(codec, planes, spec, given, out)
     empty(spec, device), from_numpy(x, device), to_numpy(x)
-and where one call for planes with leading axes beats a loop, decode_batch(codec, planes, spec, given, batch).
+and where one call for planes with leading axes beats a loop, decode_batch(codec, planes, spec, given, batch);
+for caches (`arraycodec.append`), put(plane, part, position).
 """
 
 from __future__ import annotations
@@ -74,3 +75,9 @@ def from_numpy(x: np.ndarray, device: Any = None) -> np.ndarray:
 def to_numpy(x: Any) -> np.ndarray:
     """`x` itself."""
     return np.asarray(x)
+
+
+def put(plane: np.ndarray, part: np.ndarray, position: Any) -> np.ndarray:
+    """`plane` with the rows of `part` written into it from row `position` on."""
+    plane[..., position : position + part.shape[-2], :] = part
+    return plane

@@ -14,17 +14,45 @@ from typing import Any
 
 from arraycodec.base import Codec, Then
 from arraycodec.codecs.codebook import Codebook
+from arraycodec.codecs.linear import Linear
+from arraycodec.codecs.llm_int8 import LLMInt8
+from arraycodec.codecs.microscaling import Microscaling
+from arraycodec.codecs.minifloat import Minifloat
+from arraycodec.codecs.nvfp4 import NVFP4
 from arraycodec.errors import ArgumentError, FormatError, UnknownCodecError, UnsupportedByBackend, VersionError
 
-CODECS: dict[str, type[Codec]] = {cls.name: cls for cls in (Codebook,)}
+CODECS: dict[str, type[Codec]] = {cls.name: cls for cls in (Codebook, Linear, LLMInt8, Minifloat, Microscaling, NVFP4)}
 
 _NESTED = Codebook("dynamic", block_size=256, offset=True)  # bitsandbytes' statistics of statistics
 SCHEMES: dict[str, Codec] = {
     "nf4": Codebook("nf4"),
     "fp4": Codebook("fp4"),
+    "af4": Codebook("af4"),
+    "nf8": Codebook("nf8"),
     "dynamic": Codebook("dynamic"),
     "nf4-double": Then(Codebook("nf4"), absmax=_NESTED),
     "fp4-double": Then(Codebook("fp4"), absmax=_NESTED),
+    "int8_linear": Linear(8),
+    "int4_linear": Linear(4),
+    "int8-channel": Linear(8, block_size=(1, None)),
+    "w4a16": Linear(4, block_size=(1, 128), flavour="compressed-tensors", arithmetic="eager"),
+    "w8a8": Linear(8, block_size=(1, None), flavour="compressed-tensors", arithmetic="eager"),
+    "llm_int8": LLMInt8(),
+    "float8_e4m3fn": Minifloat("float8_e4m3fn"),
+    "float8_e5m2": Minifloat("float8_e5m2"),
+    "float6_e2m3fn": Minifloat("float6_e2m3fn"),
+    "float6_e3m2fn": Minifloat("float6_e3m2fn"),
+    "float4_e2m1fn": Minifloat("float4_e2m1fn"),
+    "fp8": Minifloat("float8_e4m3fn"),
+    "fp8-channel": Minifloat(block_size=(1, None), flavour="compressed-tensors", arithmetic="eager"),
+    "fp8-block": Minifloat(block_size=(128, 128), flavour="compressed-tensors", arithmetic="eager"),
+    "mxfp4": Microscaling("float4_e2m1fn"),
+    "mxfp6": Microscaling("float6_e2m3fn"),
+    "mxfp6-e3m2": Microscaling("float6_e3m2fn"),
+    "mxfp8": Microscaling("float8_e4m3fn"),
+    "mxfp8-e5m2": Microscaling("float8_e5m2"),
+    "mxint8": Microscaling("int8"),
+    "nvfp4": NVFP4(),
 }
 
 

@@ -15,7 +15,9 @@ import numpy as np
 
 from arraycodec import registry
 from arraycodec.base import Codec, Then
+from arraycodec.codecs.microscaling import FORMAT_NAMES, INT8, Microscaling
 from arraycodec.primitives import codebooks
+from arraycodec.primitives.formats import FORMATS, values
 from arraycodec.spec import DTYPES, ArraySpec, numpy_dtype
 
 ROOT = Path(__file__).parents[1]
@@ -78,15 +80,67 @@ def fp4() -> list[list[str]]:
     return _ranked(titles, tables)
 
 
+def af4() -> list[list[str]]:
+    """AF4 by rank."""
+    return _ranked(["rank", "value", "", "code", "bound above", ""], [codebooks.table("af4")])
+
+
 def _ranked(titles: list[str], tables: list[codebooks.Table]) -> list[list[str]]:
     rows = [titles]
     for rank in range(16):
         row = [str(rank), *_number(tables[0].values[tables[0].codes[rank]])]
         for table in tables:
-            code = [str(table.codes[rank])] if len(tables) > 1 else []
+            code = [str(table.codes[rank])] if "code" in titles[1:] else []
             row += [*code, *(_number(table.bounds[rank]) if rank < 15 else ["none", ""])]
         rows.append(row)
     return rows
+
+
+def mx() -> list[list[str]]:
+    """The element formats of microscaling."""
+    rows = [["format", "bits", "largest number", "emax", "smallest numbers: normal, subnormal", "infinity, NaN"]]
+    for name in sorted(FORMAT_NAMES, key=lambda name: Microscaling(name).bits):
+        bits, emax = Microscaling(name).bits, Microscaling(name).rule("float32").emax
+        if name == INT8:
+            rows.append([f"`{name}`", str(bits), "127/64", str(emax), "1/64", "neither"])
+            continue
+        form, table = FORMATS[name], values(name)[: 1 << (bits - 1)]
+        infinite, nan = (np.flatnonzero(mask) for mask in (np.isinf(table), np.isnan(table)))
+        codes = [f"{what} `{found[0]:02x}`" + (f" to `{found[-1]:02x}`" if found.size > 1 else "")
+                 for what, found in (("infinity", infinite), ("NaN", nan)) if found.size]  # fmt: skip
+        smallest = ", ".join(_small(table[code]) for code in (1 << form.mantissa, 1))
+        rows.append([f"`{name}`", str(bits), f"{form.largest:g}", str(emax), smallest, ", ".join(codes) or "neither"])
+    return rows
+
+
+def e2m1() -> list[list[str]]:
+    """The values of float4_e2m1fn by code."""
+    table = values("float4_e2m1fn")
+    return [["code", *map(str, range(8)), "8 to 15"], ["value", *(f"{v:g}" for v in table[:8]), f"-0 to {table[15]:g}"]]
+
+
+def formats() -> list[list[str]]:
+    """The formats of minifloat."""
+    rows = [["format", "bits", "exponent", "mantissa", "bias", "largest number", "smallest: normal, subnormal",
+             "infinity", "NaN", "negative zero"]]  # fmt: skip
+    for name, form in FORMATS.items():
+        table, half = values(name), 1 << (form.bits - 1)
+        infinite, nan = (
+            [f"`{code:02x}`" for code in np.flatnonzero(mask)] for mask in (np.isinf(table), np.isnan(table))
+        )
+        canonical = [f"**{code}**" if code == f"`{form.nan_code or 0:02x}`" else code for code in nan]
+        largest = f"{form.largest:g}, code `{form.max_code:02x}`"
+        smallest = ", ".join(_small(table[code]) for code in (1 << form.mantissa, 1))
+        zero = f"`{half:02x}`" if form.signed_zero else "none"
+        widths = map(str, (form.bits, form.exponent, form.mantissa, form.bias))
+        codes = (", ".join(found) or "none" for found in (infinite, canonical))
+        rows.append([f"`{name}`", *widths, largest, smallest, *codes, zero])
+    return rows
+
+
+def _small(x: np.float32) -> str:
+    """A power of two."""
+    return f"{x:g}" if x > 0.01 else f"2<sup>{int(np.log2(x))}</sup>"
 
 
 def _number(x: Any) -> list[str]:
@@ -97,7 +151,7 @@ def _outer(codec: Codec) -> Codec:
     return _outer(codec.outer) if isinstance(codec, Then) else codec
 
 
-TABLES = {table.__name__: table for table in (codecs, schemes, dtypes, nf4, fp4)}
+TABLES = {table.__name__: table for table in (codecs, schemes, dtypes, nf4, fp4, af4, mx, e2m1, formats)}
 
 
 def markdown(rows: list[list[str]]) -> str:

@@ -158,14 +158,16 @@ def _codec_vector(where: str, lines: list[tuple[str, str]]) -> CodecVector:
 
 def _plain(where: str, text: str, spec: ArraySpec) -> Any:
     """Bytes, or a typed array that must have this spec; None where there is a type alone."""
-    if not re.match(r"\w+\[", text):
+    if spec.fixed and not re.match(r"\w+\[", text):
         raw = np.array([int(word, 16) for word in _repeated(text)], np.uint8)
         if raw.size != spec.nbytes:
             raise ValueError(f"{where}: must have {spec.nbytes} bytes, got {raw.size}")
         return raw.view(numpy_dtype(spec.dtype)).reshape(spec.known_shape)
-    if _spec(where, text) != spec:
+    own = _spec(where, text)
+    fits = len(own.shape) == len(spec.shape) and all(w in (None, n) for w, n in zip(spec.shape, own.shape, strict=True))
+    if own.dtype != spec.dtype or not fits:
         raise ValueError(f"{where}: must be {spec.dtype}{list(spec.shape)}, got {text.split()[0]}")
-    return _typed(where, text) if text.split("]", 1)[1].strip() or not spec.size else None
+    return _typed(where, text) if text.split("]", 1)[1].strip() or not own.size else None
 
 
 def _typed(where: str, text: str) -> np.ndarray:
@@ -217,15 +219,24 @@ def uint32(arguments: list[str]) -> np.ndarray:
 def reference() -> dict[str, Call]:
     """The functions as the reference has them."""
     from arraycodec.codecs import codebook
-    from arraycodec.primitives import blocks, floats, scales
+    from arraycodec.primitives import blocks, casts, floats, scales
+    from arraycodec.primitives.formats import FORMATS
 
     def of_bits(function: Callable[..., Any], out: Any = np.uint32) -> Call:
         return lambda arguments: words(np.array([function(word) for word in uint32(arguments)], out))
+
+    def small(format: str) -> Call:
+        return of_bits(lambda word: casts.float32_to_small(word, FORMATS[format].casting()), np.uint8)
 
     def scaled(arguments: list[str]) -> list[str]:
         run, absmax = np.split(uint32(arguments), [-1])
         scales.scale_run(run, absmax[0])
         return words(run)
+
+    def div_rn(arguments: list[str]) -> list[str]:
+        x, y = uint32(arguments).view(np.float32)
+        with np.errstate(all="ignore"):
+            return words(np.asarray(x / y))
 
     def mul_add(arguments: list[str]) -> list[str]:
         a, b, c = (uint32([word]).view(np.float32) for word in arguments)
@@ -234,11 +245,15 @@ def reference() -> dict[str, Call]:
 
     return {
         "recip_rn": of_bits(floats.recip_rn),
+        "div_rn": div_rn,
         "flushed": of_bits(floats.flushed),
         "bfloat16_to_float32": of_bits(floats.bfloat16_to_float32),
         "half_to_float32": of_bits(floats.half_to_float32),
         "float32_to_bfloat16": of_bits(floats.float32_to_bfloat16, np.uint16),
         "float32_to_half": of_bits(floats.float32_to_half, np.uint16),
+        "float32_to_e4m3fn": small("float8_e4m3fn"),
+        "float32_to_e5m2fnuz": small("float8_e5m2fnuz"),
+        "float32_to_e3m2fn": small("float6_e3m2fn"),
         "stored_scale": lambda arguments: words(np.array([scales.stored_scale(_largest(arguments))], np.uint32)),
         "used_scale": of_bits(scales.used_scale),
         "scaled": scaled,

@@ -103,7 +103,7 @@ def test_json_parses_and_is_all_there_is_on_stdout(src, packed, tmp_path, comman
     args = {
         "compress": [src], "decompress": [packed, "-o", tmp_path / "b.safetensors"], "info": [packed],
         "verify": [packed, "--against", src], "diff": [src, src], "list": [],
-        "bench": ["--size", "8x64", "--quick"], "demo": [src, "--no-plot"],
+        "bench": ["--shape", "8x64", "--quick"], "demo": [src, "--no-plot"],
     }  # fmt: skip
     keys = {
         "compress": {"src", "dst", "scheme", "bytes_before", "bytes_after", "ratio", "files", "tensors"},
@@ -130,7 +130,7 @@ def test_tables_of_every_command(src, packed, monkeypatch, tmp_path):
     code, out, _ = run("diff", src, packed)
     assert code == 1 and "7 same, 5 changed" in out and "dB" in out
     assert "numpy" in run("list")[1]
-    code, out, _ = run("bench", "--size", "8x64", "--quick")
+    code, out, _ = run("bench", "--shape", "8x64", "--quick")
     assert code == 0 and "× copy" in out and "numba" in out
     code, out, _ = run("demo", src, "-o", tmp_path / "demo", "--no-plot")
     assert code == 0 and "every byte" in out
@@ -159,7 +159,7 @@ def test_names_cannot_drive_the_terminal(tmp_path):
         ("compress", "{src}", "-o", "{src}"),
         ("compress", "{packed}"),
         ("decompress", "{src}"),
-        ("bench", "--size", "12"),
+        ("bench", "--shape", "12"),
         ("bench", "--schemes", "none"),
         ("compress", "{src}", "-o", "{packed}"),
     ],
@@ -173,7 +173,7 @@ def test_2_for_usage(src, packed, args):
 
 def test_messages_say_what_to_do(src, packed):
     assert "exists already; -f overwrites it" in run("compress", src, "-o", packed)[2]
-    assert "'nf5' is not known, closest are nf4" in run("compress", src, "-s", "nf5")[2]
+    assert "'nf5' is not known, closest are nf8, nf4" in run("compress", src, "-s", "nf5")[2]
     assert "is compressed already (holds nf4)" in run("compress", packed)[2]
 
 

@@ -1,10 +1,11 @@
-"""`Codebook`: a table of floats times one float32 scale per block (nf4, fp4, bitsandbytes' 8-bit maps, user tables).
+"""`Codebook`: a table of floats times one float32 scale per block (nf4, nf8, bitsandbytes' tables, user tables).
 
 The specification is docs/format/codebook.md; the kernels below are its pseudo-code and the fast CPU implementation.
 Encoding a block, in the order in which every backend does it:
     1  widen to float32 bits, reading elements with exponent field 0 as +0;
     2  absmax = integer maximum of bits & 0x7fffffff;
-    3  absmax NaN or infinite -> the canonical NaN; absmax < 2^-100 -> 0; in both cases all codes are the zero code;
+    3  absmax NaN or infinite -> the canonical NaN; absmax below the table's smallest scale, which is 2^-100 in all but
+       two tables -> 0; in both cases all codes are the zero code;
     4  absmax >= 2^126: lower the exponents of absmax and elements by 4, so that the reciprocal is a normal number;
     5  y = x * recip_rn(absmax), one rounding;
     6  the rank of y is the number of bounds strictly below it; the code is codes[rank].
@@ -40,6 +41,7 @@ from arraycodec.primitives.floats import (
 from arraycodec.primitives.jit import inlined, kernel
 from arraycodec.primitives.memory import bits, empty
 from arraycodec.primitives.packing import look_up, store_codes, values_per_byte
+from arraycodec.primitives.ranks import rank16, rank256, rank_in_cells
 from arraycodec.primitives.scales import (
     RUN,
     absmax_of_blocks,
@@ -54,15 +56,19 @@ from arraycodec.primitives.scales import (
 from arraycodec.primitives.threads import split
 from arraycodec.spec import ArraySpec, spec_of
 
+CELLS_PAY = 1 << 18  # elements; for fewer, making the cells of a user's table takes longer than they save
+
 
 @dataclass(frozen=True)
 class Codebook(Codec):
     """Blockwise absmax quantisation to a table of 16 or 256 floats, in bitsandbytes' layout.
 
-    table       "nf4", "fp4", "dynamic", or "user4"/"user8": then `given={"codebook": values}` holds the rising
-                float32 table, which becomes a plane; `bounds` go with it where they are not the midpoints.
+    table       4 bits: "nf4", "fp4", "af4"; 8 bits: "nf8" and bitsandbytes' maps "dynamic", "dynamic-unsigned",
+                "linear", "linear-unsigned", "fp8-e5m2", "fp8-e4m3", "fp8-e3m4"; or "user4"/"user8": then
+                `given={"codebook": values}` holds the rising float32 table, which becomes a plane; `bounds` go with
+                it where they are not the midpoints.
     block_size  elements of the flattened array per scale; None is one scale for the whole array.
-    flavour     None, or "bnb-cpu" for the codes that bitsandbytes' CPU kernel chooses (fp4).
+    flavour     None, or "bnb-cpu" for the codes that bitsandbytes' CPU kernels choose (fp4 and the maps).
     offset      subtract the mean first, and keep it as the plane `offset`: bitsandbytes' nested statistics.
 
     Arrays are float32, bfloat16 or float16 of any shape. Planes: `codes` uint8 (4-bit codes two to a byte, the first
@@ -98,6 +104,11 @@ class Codebook(Codec):
     def bits(self) -> int:
         """The width of a code."""
         return codebooks.USER.get(self.table) or codebooks.table(self.table, self.flavour).bits
+
+    @property
+    def min_scale(self) -> np.uint32:
+        """The bits of the smallest scale in use: one below it is 0."""
+        return MIN_SCALE if self.table in codebooks.USER else codebooks.table(self.table, self.flavour).min_scale
 
     def planes(self, spec: ArraySpec) -> dict[str, ArraySpec]:
         planes = {
@@ -139,17 +150,20 @@ class Codebook(Codec):
             scales = np.array(absmax, np.float32).reshape(-1).view(np.uint32)  # a copy: kernels want it writable
         elif known:
             scales = absmax_of_blocks(source, kind, block)
+            scales[scales < self.min_scale] = 0
         else:
             scales = empty(specs["absmax"]).reshape(-1).view(np.uint32)
             if not source.size:
                 scales[:] = 0  # the whole of an empty array has a scale too
         # Threads share no byte of codes and no scale that is still to be found: an even number of blocks, or of runs.
         unit = 2 * RUN if known else block * (1 + block % 2)
+        pays = self.bits == 8 and (self.table not in codebooks.USER or source.size >= CELLS_PAY)
+        cells = table.cells if pays else codebooks.NO_CELLS
 
         def work(first: int, last: int) -> None:
             encode_range(
                 source, kind, block, known, scales, codes.reshape(-1), self.bits,
-                table.bounds, table.codes, table.steps, np.uint8(table.zero),
+                self.min_scale, table.bounds, table.codes, table.steps, cells, np.uint8(table.zero),
                 first * unit, min(last * unit, source.size),
             )  # fmt: skip
 
@@ -170,7 +184,7 @@ class Codebook(Codec):
 
         def work(first: int, last: int) -> None:
             decode_range(
-                codes, scales, values, offset, self.offset, target, kind, block, self.bits,
+                codes, scales, self.min_scale, values, offset, self.offset, target, kind, block, self.bits,
                 2 * first, min(2 * last, target.size),
             )  # fmt: skip
 
@@ -219,12 +233,16 @@ def mean(x: np.ndarray) -> np.ndarray[Any, np.dtype[np.float32]]:
 
 
 @kernel
-def encode_range(source, kind, block, known, absmax, codes, bits, bounds, order, steps, zero, start, stop):
+def encode_range(
+    source, kind, block, known, absmax, codes, bits, min_scale, bounds, order, steps, cells, zero, start, stop
+):
     """Encode the elements start..stop in tiles: as many whole blocks as fit a run, or a run of a larger block."""
     tile = RUN // block * block if block <= RUN else RUN
     run = np.empty(tile, np.uint32)
     y = run.view(np.float32)
     ranked = np.empty(tile, np.uint8)
+    edges = np.full(256, np.inf, np.float32)
+    edges[: bounds.size] = bounds
     for at in range(start, stop, tile):
         count = min(tile, stop - at)
         load(source, kind, at, count, run)
@@ -233,46 +251,26 @@ def encode_range(source, kind, block, known, absmax, codes, bits, bounds, order,
             b = (at + lo) // block
             hi = min((b + 1) * block - at, count)
             if not known:
-                absmax[b] = stored_scale(largest(run[lo:hi]))
-            scale_run(run[lo:hi], absmax[b])
+                absmax[b] = usable(stored_scale(largest(run[lo:hi])), min_scale)
+            scale_run(run[lo:hi], usable(absmax[b], min_scale))
             lo = hi
         if bits == 4:
             rank16(y[:count], ranked, bounds, steps, order[0])
+            store_codes(ranked[:count], codes, bits, at, zero)
+        elif cells.size:
+            rank_in_cells(y[:count], run, codes[at : at + count], cells, edges)
         else:
-            for i in range(count):
-                ranked[i] = order[rank256(y[i], bounds)]
-        store_codes(ranked[:count], codes, bits, at, zero)
+            rank256(y[:count], codes[at : at + count], bounds)
 
 
 @inlined
-def rank16(y, codes, b, s, first):
-    """Step 6 with 15 bounds, free of branches: the code is the first one plus a step for each bound below y."""
-    # Scalars, not b[k] in the loop: the compiler cannot know that writing codes[i] leaves b and s alone.
-    b0, b1, b2, b3, b4, b5, b6, b7 = b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]
-    b8, b9, b10, b11, b12, b13, b14 = b[8], b[9], b[10], b[11], b[12], b[13], b[14]
-    s0, s1, s2, s3, s4, s5, s6, s7 = s[0], s[1], s[2], s[3], s[4], s[5], s[6], s[7]
-    s8, s9, s10, s11, s12, s13, s14 = s[8], s[9], s[10], s[11], s[12], s[13], s[14]
-    o = np.uint8(0)
-    for i in range(y.size):
-        v = y[i]
-        low = (s0 if v > b0 else o) + (s1 if v > b1 else o) + (s2 if v > b2 else o) + (s3 if v > b3 else o)
-        mid = (s4 if v > b4 else o) + (s5 if v > b5 else o) + (s6 if v > b6 else o) + (s7 if v > b7 else o)
-        top = (s8 if v > b8 else o) + (s9 if v > b9 else o) + (s10 if v > b10 else o) + (s11 if v > b11 else o)
-        end = (s12 if v > b12 else o) + (s13 if v > b13 else o) + (s14 if v > b14 else o)
-        codes[i] = np.uint8(first + low + mid + top + end)
-
-
-@inlined
-def rank256(y, bounds):
-    """Step 6 with 255 bounds, by halving; multiplied rather than branched on, since no branch can be foreseen."""
-    rank = np.uint32(0)
-    for step in (128, 64, 32, 16, 8, 4, 2, 1):
-        rank += np.uint32(step) * np.uint32(y > bounds[rank + step - 1])
-    return rank
+def usable(scale, min_scale):
+    """0 for a scale whose products with the smallest entries of the table might be subnormal."""
+    return scale if (scale & MAGNITUDE) >= min_scale else np.uint32(0)
 
 
 @kernel
-def decode_range(codes, scales, values, offset, has_offset, out, kind, block, bits, start, stop):
+def decode_range(codes, scales, min_scale, values, offset, has_offset, out, kind, block, bits, start, stop):
     """Decode the elements start..stop in runs; `start` is even, so each run starts at a byte."""
     y = np.empty(RUN, np.float32)
     per_byte = values_per_byte(values, bits)
@@ -283,7 +281,7 @@ def decode_range(codes, scales, values, offset, has_offset, out, kind, block, bi
         while lo < count:
             b = (at + lo) // block
             hi = min((b + 1) * block - at, count)
-            scale = used_scale(scales[b])
+            scale = usable(used_scale(scales[b]), min_scale)
             if has_offset or scale < MIN_SCALE or scale >= INFINITY:
                 settle(y[lo:hi], as_float(scale), offset, has_offset)
                 scale = ONE

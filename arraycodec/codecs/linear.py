@@ -5,8 +5,8 @@ Encoding, in the order in which every backend does it:
     1  widen to float32 bits, reading elements with exponent field 0 as +0;
     2  extremes of each tile: the largest magnitude of elements above zero, and of those below;
     3  scale and zero point from them (`scales_of`);
-    4  y = x * recip_rn(scale), or in compressed-tensors' flavour x / scale (`scaled_run`, `divided_run`);
-    5  q = y rounded to nearest even, plus the zero point, clamped (`integers`);
+    4  y = x * recip_rn(scale), or in compressed-tensors' flavour x / scale (`load_run` gives x and the factor);
+    5  q = y rounded to nearest even, plus the zero point, clamped (`integers`, `foreign_integers`);
     6  codes: q in two's complement for 8 bits; else q + 2^(bits - 1), packed in a dense little-endian stream.
 """
 
@@ -17,21 +17,12 @@ from typing import ClassVar
 
 import numpy as np
 
-from arraycodec.base import Codec, Given, Planes
-from arraycodec.primitives.blockwise import (
-    Extremes,
-    divided_run,
-    encode_tiles,
-    multiplied_run,
-    quantise_pieces,
-    round_run,
-    scaled_run,
-    segments,
-)
+from arraycodec.base import Codec, Fetch, Given, Planes
+from arraycodec.primitives.blockwise import Extremes, encode_tiles, quantise_pieces
 from arraycodec.primitives.floats import (
     BFLOAT16,
     BIG_SCALE,
-    FLOAT16,
+    EPSILON,
     FLOAT32,
     INFINITY,
     KINDS,
@@ -43,10 +34,11 @@ from arraycodec.primitives.floats import (
     narrow,
     rounded,
 )
-from arraycodec.primitives.grid import BlockSize, check_block_size, codes_shape, grid_of, scales_shape
+from arraycodec.primitives.grid import BlockSize, check_block_size, codes_shape, grid_of, scales_shape, surrounding
 from arraycodec.primitives.jit import inlined, kernel
 from arraycodec.primitives.memory import bits, empty
 from arraycodec.primitives.packing import load_dense, store_dense
+from arraycodec.primitives.runs import DIVISOR, INVERSE, buffers, load_run, multiplied_run, spread_integers
 from arraycodec.primitives.scales import RUN, lowered, scaled
 from arraycodec.spec import ArraySpec, spec_of
 
@@ -67,9 +59,9 @@ class Linear(Codec):
     arithmetic  of that flavour: "float32" divides in float32, as its Triton kernels do; "eager" rounds every step to
                 the array's dtype, as its CPU path does.
 
-    Arrays are float32, bfloat16 or float16 of any shape. Planes: `codes` (int8 for 8 bits, else packed uint8), `scales`
-    (float32; the array's dtype in the flavour), and int8 `zero_points` unless symmetric. `given` may hold the scales and
-    zero points of a calibration.
+    Arrays are float32, bfloat16 or float16 of any shape. Planes: `codes` (int8 for 8 bits, else packed uint8),
+    `scales` (float32; in the flavour the array's dtype), and int8 `zero_points` unless symmetric. `given` may hold the
+    scales of a calibration, with zero points unless symmetric.
 
     >>> import numpy as np, arraycodec as ac
     >>> enc = ac.encode(np.linspace(-1, 1, 128, dtype=np.float32).reshape(2, 64), ac.Linear(8, block_size=(1, None)))
@@ -124,21 +116,20 @@ class Linear(Codec):
         source, kind, scale_kind = bits(x), KINDS[spec.dtype], KINDS[specs["scales"].dtype]
         codes, scales = planes["codes"].reshape(-1).view(np.uint8), bits(planes["scales"])
         zeros = planes["zero_points"].reshape(-1) if not self.symmetric else np.zeros(0, np.int8)
-        find = own_scales if self.flavour is None else foreign_scales
-        arithmetic = kind if self.arithmetic == "eager" else FLOAT32
+        native, arithmetic = self.flavour is None, kind if self.arithmetic == "eager" else FLOAT32
+        find = own_scales if native else foreign_scales
+        common = (source, kind, grid, scales, scale_kind, zeros, native, arithmetic, self.bits, self.lowest, codes)
 
         def rule(first: int, last: int, extremes: Extremes) -> None:
             find(extremes, self.bits, self.symmetric, scale_kind, scales[first:last], zeros[first:last])
 
         def quantise(start: int, stop: int) -> None:
-            encode_range(
-                source, kind, grid, scales, scale_kind, zeros, self.flavour is None, arithmetic, self.bits, self.lowest,
-                codes, start, stop,
-            )  # fmt: skip
+            encode_range(*common, start, stop)
 
-        if not spec.size:
+        known = "scales" in given
+        if not spec.size and not known:
             scales[:], zeros[:] = 0, 0  # the whole of an empty array has a scale too
-        encode_tiles(source, kind, grid, None if "scales" in given else rule, quantise)
+        encode_tiles(source, kind, grid, None if known else rule, quantise, not self.symmetric)
         return planes
 
     def decode(
@@ -160,10 +151,14 @@ class Linear(Codec):
         quantise_pieces(grid.size, work)
         return out
 
-
-# The scale of a tile of zeros in compressed-tensors: torch.finfo(dtype).eps, as float32 bits, by kind.
-EPSILON = np.zeros(3, np.uint32)
-EPSILON[FLOAT32], EPSILON[BFLOAT16], EPSILON[FLOAT16] = 0x34000000, 0x3C000000, 0x3A800000
+    def read(self, fetch: Fetch, spec: ArraySpec, start: int, stop: int) -> np.ndarray:
+        """The whole tiles around the range."""
+        if start >= stop:
+            return empty(ArraySpec((0,), spec.dtype))
+        part, elements, tiles = surrounding(spec, self.block_size, start, stop)
+        pieces = {"codes": slice(elements.start * self.bits // 8, -(-elements.stop * self.bits // 8))}
+        planes = {n: fetch(n, pieces.get(n, tiles)).reshape(s.known_shape) for n, s in self.planes(part).items()}
+        return self.decode(planes, part).reshape(-1)[start - elements.start : stop - elements.start]
 
 
 @kernel
@@ -217,53 +212,74 @@ def foreign_scales(extremes, bits, symmetric, kind, scales, zeros):
 @kernel
 def encode_range(source, kind, grid, scales, scale_kind, zeros, native, arithmetic, bits, lowest, codes, start, stop):
     """Steps 4 to 6 for the elements start..stop; `start` is a multiple of 8."""
-    run = np.empty(RUN, np.uint32)
-    y = run.view(np.float32)
-    q = np.empty(RUN, np.uint8)
-    ends, tiles = np.empty(RUN, np.int64), np.empty(RUN, np.int64)
+    run, shifts = np.empty(RUN, np.uint32), np.empty(RUN if zeros.size else 0, np.int8)
+    q, space = np.empty(RUN, np.uint8), buffers()
+    x, factors = run.view(np.float32), space[0]
     offset = 0 if bits == 8 else 1 << (bits - 1)
-    highest = (1 << (bits - 1)) - 1
+    low, high = np.float32(lowest), np.float32((1 << (bits - 1)) - 1)
+    use = INVERSE if native else DIVISOR
     for at in range(start, stop, RUN):
         count = min(RUN, stop - at)
+        load_run(source, kind, grid, scales, scale_kind, use, at, count, run, space)
+        if zeros.size:
+            spread_integers(zeros, grid, at, count, shifts, space)
+        target = codes[at : at + count] if bits == 8 else q[:count]
         if native:
-            scaled_run(source, kind, grid, scales, scale_kind, at, count, run, ends, tiles)
+            integers(x, factors, shifts, low, high, offset, target)
         else:
-            divided_run(source, kind, grid, scales, scale_kind, at, count, run, ends, tiles)
-            round_run(run[:count], arithmetic)
-        if not zeros.size:
-            integers(y[:count], q, np.float32(0), native, arithmetic, lowest, highest, offset)
-        else:
-            lo = 0
-            for k in range(segments(grid, at, count, ends, tiles)):
-                zero = np.float32(zeros[tiles[k]])
-                integers(y[lo : ends[k]], q[lo : ends[k]], zero, native, arithmetic, lowest, highest, offset)
-                lo = ends[k]
-        store_dense(q, codes, bits, at, count)
+            foreign_integers(x, factors, shifts, arithmetic, low, high, offset, target)
+        if bits < 8:
+            store_dense(q, codes, bits, at, count)
 
 
 @inlined
-def integers(y, q, zero, native, arithmetic, lowest, highest, offset):
-    """Step 5 and the offset of step 6. Our own rule rounds before it adds the zero point, the flavour after."""
-    low, high = np.float32(lowest), np.float32(highest)
-    if native:
-        for i in range(y.size):
-            v = y[i] if y[i] == y[i] else np.float32(0)
-            v = np.rint(min(max(v, np.float32(-1024)), np.float32(1024))) + zero
-            q[i] = np.uint8(np.int32(min(max(v, low), high)) + np.int32(offset))
-    else:
-        for i in range(y.size):
-            v = as_float(rounded(as_bits(y[i] + zero), arithmetic))
-            v = v if v == v else np.float32(0)
-            q[i] = np.uint8(np.int32(np.rint(min(max(v, low), high))) + np.int32(offset))
+def integers(x, factors, shifts, low, high, offset, q):
+    """Steps 4 and 5, rounding before the zero point is added, and the offset of step 6."""
+    if not shifts.size:
+        for i in range(q.size):
+            y = x[i] * factors[i]
+            y = y if y == y else np.float32(0)
+            q[i] = np.uint8(np.int32(np.rint(min(max(y, low), high))) + np.int32(offset))
+        return
+    for i in range(q.size):
+        y = x[i] * factors[i]
+        y = y if y == y else np.float32(0)
+        y = np.rint(min(max(y, np.float32(-1024)), np.float32(1024))) + np.float32(shifts[i])
+        q[i] = np.uint8(np.int32(min(max(y, low), high)) + np.int32(offset))
+
+
+@inlined
+def foreign_integers(x, factors, shifts, arithmetic, low, high, offset, q):
+    """Steps 4 and 5 in the flavour, rounding after the zero point is added, and the offset of step 6."""
+    drop = np.uint32(0 if arithmetic == FLOAT32 else 16 if arithmetic == BFLOAT16 else 13)
+    unit = np.uint32(np.uint32(1) << drop)  # of the last bit that stays
+    for i in range(q.size):
+        y = x[i] / factors[i]
+        y = shortened(y if y == y else np.float32(0), unit)
+        if shifts.size:
+            y = shortened(y + np.float32(shifts[i]), unit)
+        q[i] = np.uint8(np.int32(np.rint(min(max(y, low), high))) + np.int32(offset))
+
+
+@inlined
+def shortened(x, unit):
+    """A float32 that is not NaN, rounded to nearest even so that `unit` is that of its last bit.
+
+    It stands for `rounded` where an integer is wanted: what bfloat16 and float16 round otherwise, numbers too small or
+    too large for them, becomes the same integer after clamping.
+    """
+    u = as_bits(x)
+    half = np.uint32((unit - np.uint32(1)) >> np.uint32(1))
+    odd = np.uint32(unit >> np.uint32(1) != 0 and (u & unit) != 0)
+    return as_float(np.uint32(np.uint32(u + np.uint32(half + odd)) & np.uint32(np.uint32(0) - unit)))
 
 
 @kernel
 def decode_range(codes, bits, grid, scales, scale_kind, zeros, out, kind, start, stop):
     """Decode the elements start..stop; `start` is a multiple of 8."""
-    y = np.empty(RUN, np.float32)
-    q = np.empty(RUN, np.uint8)
-    ends, tiles = np.empty(RUN, np.int64), np.empty(RUN, np.int64)
-    offset = 0 if bits == 8 else 1 << (bits - 1)
+    y, shifts = np.empty(RUN, np.float32), np.empty(RUN, np.int8)
+    q, space = np.empty(RUN, np.uint8), buffers()
+    offset = np.float32(0 if bits == 8 else 1 << (bits - 1))
     for at in range(start, stop, RUN):
         count = min(RUN, stop - at)
         load_dense(codes, bits, at, count, q)
@@ -273,13 +289,9 @@ def decode_range(codes, bits, grid, scales, scale_kind, zeros, out, kind, start,
                 y[i] = np.float32(signed[i])
         else:
             for i in range(count):
-                y[i] = np.float32(np.int32(q[i]) - np.int32(offset))
+                y[i] = np.float32(q[i]) - offset
         if zeros.size:
-            lo = 0
-            for k in range(segments(grid, at, count, ends, tiles)):
-                zero = np.float32(zeros[tiles[k]])
-                part = y[lo : ends[k]]
-                for i in range(part.size):
-                    part[i] -= zero  # a difference of small integers, exact
-                lo = ends[k]
-        multiplied_run(y, grid, scales, scale_kind, at, count, kind, out, ends, tiles)
+            spread_integers(zeros, grid, at, count, shifts, space)
+            for i in range(count):
+                y[i] -= np.float32(shifts[i])  # a difference of small integers, exact
+        multiplied_run(y, grid, scales, scale_kind, at, count, kind, out, space)

@@ -9,6 +9,8 @@ import numpy as np
 from arraycodec.errors import ArgumentError
 from arraycodec.spec import ArraySpec
 
+PIECE = 1 << 16  # elements that are looked at together where a mask is needed
+
 
 def check_block_size(codec: str, block_size: int | None) -> None:
     """Raise unless `block_size` is a positive int, or None for one block that is the whole array."""
@@ -55,7 +57,12 @@ def scales_spec(spec: ArraySpec, block_size: int | None, bits: int, dtype: str =
 
 def without_subnormals(x: np.ndarray) -> np.ndarray[Any, np.dtype[np.float32]]:
     """float32 numbers with exponent field 0 read as +0: what enters an add or comes out of one may be flushed."""
-    return np.where(x.view(np.uint32) & np.uint32(0x7F800000), x, np.float32(0))
+    kept = np.array(x, order="C")
+    words = kept.reshape(-1).view(np.uint32)
+    for start in range(0, words.size, PIECE):  # no mask of the whole array is ever made
+        piece = words[start : start + PIECE]
+        piece[piece & np.uint32(0x7F800000) == 0] = 0
+    return kept
 
 
 def tree_sum(x: np.ndarray) -> np.float32:
@@ -63,9 +70,11 @@ def tree_sum(x: np.ndarray) -> np.float32:
 
     The order is fixed, so every backend gets the same bits; a plain `sum` depends on threads and vector width.
     """
-    size = 1 << max(x.size - 1, 0).bit_length()
-    x = without_subnormals(np.concatenate([x, np.zeros(size - x.size, np.float32)]))
     with np.errstate(over="ignore", invalid="ignore"):
         while x.size > 1:
-            x = without_subnormals(x[: x.size // 2] + x[x.size // 2 :])
-    return x[0]
+            half = 1 << (x.size - 1).bit_length() - 1
+            sums = without_subnormals(x[:half])
+            # The padding is not made: zeros change no number that is no subnormal.
+            sums[: x.size - half] += without_subnormals(x[half:])
+            x = sums
+    return without_subnormals(x)[0] if x.size else np.float32(0)

@@ -1,7 +1,7 @@
-"""What every quantiser of tiles shares on the CPU: extremes of tiles, scaled runs to quantise, decoded runs to multiply.
+"""What every quantiser of tiles shares on the CPU: the order of work, the extremes of tiles, and segments of runs.
 
-Kernels go through memory in runs of RUN elements. Where tiles are consecutive, threads take pieces of whole tiles small
-enough to stay in a cache between finding their scales and quantising them; otherwise all scales come first.
+Where tiles are small enough, they are quantised piece by piece, just after their scales were found and while their
+elements are still in a cache; otherwise the scales of all come first.
 """
 
 from __future__ import annotations
@@ -10,26 +10,15 @@ from collections.abc import Callable
 
 import numpy as np
 
-from arraycodec.primitives.floats import (
-    BFLOAT16,
-    FLOAT32,
-    INFINITY,
-    MAGNITUDE,
-    MIN_SCALE,
-    ONE,
-    SIGN,
-    as_float,
-    bfloat16_to_float32,
-    half_to_float32,
-    rounded,
-)
+from arraycodec.primitives.floats import FLOAT16, FLOAT32, MAGNITUDE, SIGN, flushed, half_to_float32
 from arraycodec.primitives.grid import Grid
 from arraycodec.primitives.jit import inlined, kernel
-from arraycodec.primitives.scales import RUN, load, multiply, scale_run, settle, used_scale
+from arraycodec.primitives.scales import RUN
 from arraycodec.primitives.threads import split
 
-PIECE = 1 << 15  # elements that a thread takes at once
-LARGEST_TILE = 1 << 17  # elements of a tile that stays in a second-level cache until it is quantised
+PIECE = 1 << 17  # elements whose scales are found at once: they stay in a second-level cache until they are quantised
+LARGEST_TILE = 1 << 17  # elements of a tile that stays in a second-level cache
+LARGEST_BAND = 1 << 21  # elements of a row of tiles that stays in a last-level cache
 
 Extremes = np.ndarray  # uint32 (2, tiles): the bits of the largest magnitude of elements >= 0, and of those < 0
 
@@ -40,29 +29,29 @@ def encode_tiles(
     grid: Grid,
     rule: Callable[[int, int, Extremes], None] | None,
     quantise: Callable[[int, int], None],
+    signed: bool = True,
 ) -> None:
     """Let `rule(first, last, extremes)` find the scales of tiles, then `quantise(start, stop)` their elements.
 
-    Without a rule the scales are known. Ranges of tiles and of elements are disjoint, and their codes share no byte.
+    Without a rule the scales are known. Where signed is False, the first extreme is that of all elements, the second 0.
+    Ranges of tiles and of elements are disjoint, and their codes share no byte.
     """
-    if rule is None or not (grid.consecutive and grid.width <= LARGEST_TILE):
+    step = piece_of(grid) if rule is not None else 0
+    if rule is None or not step:
         if rule is not None:
-            rule(0, grid.tiles, all_extremes(source, kind, grid))
+            rule(0, grid.tiles, all_extremes(source, kind, grid, signed))
         quantise_pieces(grid.size, quantise)
         return
-    unit = _tiles_per_byte(grid)
-    step = unit * max(1, PIECE // (unit * grid.width))
 
-    def work(first: int, last: int) -> None:
+    def pieces(first: int, last: int) -> None:
+        extremes = np.empty((2, step), np.uint32)
         for tile in range(first * step, min(last * step, grid.tiles), step):
-            stop = min(tile + step, grid.tiles)
-            start, end = grid.start(tile), grid.start(stop)
-            extremes = np.zeros((2, stop - tile), np.uint32)
-            extremes_of_runs(source, kind, grid, extremes, tile, start, end)
-            rule(tile, stop, extremes)
-            quantise(start, end)
+            found = extremes[:, : min(step, grid.tiles - tile)]
+            start, stop = extremes_of_tiles(source, kind, grid, signed, found, tile)
+            rule(tile, tile + found.shape[1], found)
+            quantise(start, stop)
 
-    split(work, -(-grid.tiles // step), grid.size)
+    split(pieces, -(-grid.tiles // step), grid.size)
 
 
 def quantise_pieces(size: int, quantise: Callable[[int, int], None]) -> None:
@@ -70,24 +59,98 @@ def quantise_pieces(size: int, quantise: Callable[[int, int], None]) -> None:
     split(lambda first, last: quantise(first * RUN, min(last * RUN, size)), -(-size // RUN), size)
 
 
-def all_extremes(source: np.ndarray, kind: int, grid: Grid) -> Extremes:
+def piece_of(grid: Grid) -> int:
+    """How many tiles make a piece: one that starts at a byte of codes, whatever their width, and fits a cache.
+
+    Pieces are whole tiles of one row, or whole rows of tiles. 0: the tiles of this grid are too large, or do not fit
+    bytes; then the scales of all come first.
+    """
+    if grid.height > 1:
+        band = grid.height * grid.columns
+        fits = band % 8 == 0 and (grid.matrices == 1 or grid.rows * grid.columns % 8 == 0)
+        return grid.across * max(1, PIECE // max(band, 1)) if fits and band <= LARGEST_BAND else 0
+    width = min(grid.width, grid.columns)
+    if width > LARGEST_TILE:
+        return 0
+    unit = 1 if grid.columns % 8 == 0 and width % 8 == 0 else 8
+    if grid.rows > 1 and unit > 1:
+        unit *= max(grid.across, 1)
+    return unit * max(1, PIECE // max(unit * width, 1))
+
+
+def all_extremes(source: np.ndarray, kind: int, grid: Grid, signed: bool = True) -> Extremes:
     """The extremes of all tiles; each thread finds those of its part of the array."""
     parts = [np.zeros((2, grid.tiles), np.uint32)]
 
     def work(first: int, last: int) -> None:
         part = np.zeros((2, grid.tiles), np.uint32)
-        extremes_of_runs(source, kind, grid, part, 0, first * RUN, min(last * RUN, grid.size))
+        raise_extremes(source, kind, grid, signed, part, 0, first * RUN, min(last * RUN, grid.size))
         parts.append(part)
 
     split(work, -(-grid.size // RUN), grid.size)
     return np.maximum.reduce(parts)
 
 
-def _tiles_per_byte(grid: Grid) -> int:
-    """The fewest consecutive tiles after which the codes are at a byte again, for every width of a code."""
-    if grid.columns % 8 == 0 and grid.width % 8 == 0:
-        return 1
-    return 8 if grid.matrices * grid.rows == 1 else 8 * max(grid.across, 1)
+@inlined
+def first_element(grid, tile):
+    """Where a tile starts; `tile` is the first of its row of tiles, or any where tiles are consecutive."""
+    _, rows, columns, height, width = grid
+    across, down = max(-(-columns // width), 1), max(-(-rows // height), 1)
+    band, column = divmod(tile, across)
+    matrix, band = divmod(band, down)
+    return (matrix * rows + band * height) * columns + column * width
+
+
+@kernel
+def extremes_of_tiles(source, kind, grid, signed, extremes, first):
+    """The extremes of as many tiles as there is room for, and the range of elements they are."""
+    start, stop = first_element(grid, first), first_element(grid, first + extremes.shape[1])
+    extremes[:] = 0
+    raise_extremes(source, kind, grid, signed, extremes, first, start, stop)
+    return start, stop
+
+
+@kernel
+def raise_extremes(source, kind, grid, signed, extremes, first, start, stop):
+    """Raise `extremes[:, tile - first]` to those of the elements start..stop."""
+    ends, tiles = np.empty(RUN, np.int64), np.empty(RUN, np.int64)
+    for at in range(start, stop, RUN):
+        count = min(RUN, stop - at)
+        found = segments(grid, at, count, ends, tiles)
+        raise_run(source[at : at + count], kind, signed, extremes, first, ends, tiles, found)
+
+
+@inlined
+def raise_run(run, kind, signed, extremes, first, ends, tiles, found):
+    """Raise the extremes to those of the segments of a run."""
+    lo = 0
+    for k in range(found):
+        above, below = extremes_of(run[lo : ends[k]], kind, signed)
+        tile = tiles[k] - first
+        extremes[0, tile] = max(extremes[0, tile], above)
+        extremes[1, tile] = max(extremes[1, tile], below)
+        lo = ends[k]
+
+
+@inlined
+def extremes_of(part, kind, signed):
+    """The largest magnitude of elements >= 0, and of those < 0; of all, and 0, where signed is False.
+
+    Magnitudes of a format are in the order of their bits, and a set sign bit makes an integer negative.
+    """
+    shift = np.uint32(0 if kind == FLOAT32 else 16)
+    high, low = np.int32(0), SIGN
+    if signed:
+        for i in range(part.size):
+            u = np.uint32(np.uint32(part[i]) << shift)
+            high, low = max(high, np.int32(u)), max(low, u)
+    else:
+        for i in range(part.size):
+            high = max(high, np.int32(np.uint32(np.uint32(part[i]) << shift) & MAGNITUDE))
+    above, below = np.uint32(high), np.uint32(low & MAGNITUDE)
+    if kind == FLOAT16:
+        return half_to_float32(above >> shift), half_to_float32(below >> shift)
+    return flushed(above), flushed(below)
 
 
 @inlined
@@ -95,9 +158,10 @@ def segments(grid, at, count, ends, tiles):
     """Cut a run at the borders of tiles: where the segments end in it, the tiles they are of, and how many there are."""
     _, rows, columns, height, width = grid
     across, down = -(-columns // width), -(-rows // height)
-    row, inside = divmod(at, columns)
+    row = at // columns if rows > 1 or at >= columns else 0
+    inside = at - row * columns
     column, found, end = inside // width, 0, 0
-    tile = (row // rows * down + row % rows // height) * across + column
+    tile = (row if height == 1 else row // rows * down + row % rows // height) * across + column
     while end < count:
         border = min((column + 1) * width, columns)
         end = min(end + border - inside, count)
@@ -108,90 +172,3 @@ def segments(grid, at, count, ends, tiles):
             if height > 1:
                 tile = (row // rows * down + row % rows // height) * across
     return found
-
-
-@kernel
-def extremes_of_runs(source, kind, grid, extremes, first, start, stop):
-    """Raise `extremes[:, tile - first]` to those of the elements start..stop."""
-    run = np.empty(RUN, np.uint32)
-    ends, tiles = np.empty(RUN, np.int64), np.empty(RUN, np.int64)
-    for at in range(start, stop, RUN):
-        count = min(RUN, stop - at)
-        load(source, kind, at, count, run)
-        lo = 0
-        for k in range(segments(grid, at, count, ends, tiles)):
-            above, below = np.uint32(0), np.uint32(0)
-            for u in run[lo : ends[k]]:
-                magnitude = np.uint32(u & MAGNITUDE)
-                above = max(above, np.uint32(0) if u >= SIGN else magnitude)
-                below = max(below, magnitude if u >= SIGN else np.uint32(0))
-            tile = tiles[k] - first
-            extremes[0, tile] = max(extremes[0, tile], above)
-            extremes[1, tile] = max(extremes[1, tile], below)
-            lo = ends[k]
-
-
-@inlined
-def scale_bits(scales, kind, tile):
-    """A scale of any of the three float formats as float32 bits."""
-    u = np.uint32(scales[tile])
-    if kind == FLOAT32:
-        return u
-    return bfloat16_to_float32(u) if kind == BFLOAT16 else half_to_float32(u)
-
-
-@inlined
-def scaled_run(source, kind, grid, scales, scale_kind, at, count, run, ends, tiles):
-    """Load a run and multiply it with the reciprocals of its scales; 0 where a scale is NaN, negative or < 2^-100."""
-    load(source, kind, at, count, run)
-    lo = 0
-    for k in range(segments(grid, at, count, ends, tiles)):
-        scale_run(run[lo : ends[k]], scale_bits(scales, scale_kind, tiles[k]))
-        lo = ends[k]
-
-
-@inlined
-def divided_run(source, kind, grid, scales, scale_kind, at, count, run, ends, tiles):
-    """Load a run and divide it by its scales, each quotient rounded once; 0 as in `scaled_run`."""
-    load(source, kind, at, count, run)
-    y = run.view(np.float32)
-    lo = 0
-    for k in range(segments(grid, at, count, ends, tiles)):
-        scale = scale_bits(scales, scale_kind, tiles[k])
-        if scale >= INFINITY or scale < MIN_SCALE:
-            run[lo : ends[k]] = 0
-        else:
-            divisor = as_float(scale)
-            part = y[lo : ends[k]]
-            for i in range(part.size):
-                part[i] = part[i] / divisor
-        lo = ends[k]
-
-
-@inlined
-def round_run(run, kind):
-    """Round float32 bits to a narrower float format and widen them again, in place."""
-    if kind != FLOAT32:
-        for i in range(run.size):
-            run[i] = rounded(run[i], kind)
-
-
-@inlined
-def multiplied_run(y, grid, scales, scale_kind, at, count, kind, out, ends, tiles):
-    """Multiply decoded values with their scales, round once, and write them; a zero is +0, a NaN the canonical one."""
-    target = out[at : at + count]
-    lo = 0
-    for k in range(segments(grid, at, count, ends, tiles)):
-        scale = used_scale(scale_bits(scales, scale_kind, tiles[k]))
-        part = y[lo : ends[k]]
-        if scale < MIN_SCALE or scale >= INFINITY:
-            settle(part, as_float(scale), np.float32(0), False)
-            scale = ONE
-        multiply(part, as_float(scale), kind, target[lo : ends[k]])
-        lo = ends[k]
-
-
-__all__ = [
-    "Extremes", "all_extremes", "divided_run", "encode_tiles", "extremes_of_runs", "multiplied_run",
-    "quantise_pieces", "round_run", "scale_bits", "scaled_run", "segments",
-]  # fmt: skip

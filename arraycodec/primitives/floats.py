@@ -23,6 +23,9 @@ LOWER = np.uint32(4 << 23)  # subtracted from exponents, together with those of 
 FLOAT32, BFLOAT16, FLOAT16 = 0, 1, 2
 KINDS = {"float32": FLOAT32, "bfloat16": BFLOAT16, "float16": FLOAT16}
 
+# torch.finfo(dtype).eps by kind, as float32 bits: in compressed-tensors the scale of a tile of zeros.
+EPSILON = np.array([0x34000000, 0x3C000000, 0x3A800000], np.uint32)
+
 
 @inlined
 def as_float(bits):
@@ -62,6 +65,12 @@ def flushed(bits):
 
 
 @inlined
+def signed_flushed(bits):
+    """A number with exponent field 0 is read as a zero of its sign."""
+    return bits if (bits & INFINITY) != np.uint32(0) else np.uint32(bits & SIGN)
+
+
+@inlined
 def bfloat16_to_float32(h):
     """bfloat16 -> float32, exact."""
     return np.uint32(h << np.uint32(16))
@@ -82,7 +91,10 @@ def half_to_float32(h):
 @inlined
 def float32_to_bfloat16(bits):
     """float32 -> bfloat16, round to nearest even; every NaN becomes the canonical one with its sign."""
-    rounded = np.uint32((bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16))
+    bits = np.uint32(bits)
+    # Each step is narrowed, and the small terms are added first: so the compiler sees that 32 bits are enough.
+    half = np.uint32(np.uint32(0x7FFF) + np.uint32((bits >> np.uint32(16)) & np.uint32(1)))
+    rounded = np.uint32(np.uint32(bits + half) >> np.uint32(16))
     nan = np.uint32(((bits >> np.uint32(16)) & np.uint32(0x8000)) | np.uint32(0x7FC0))
     return nan if (bits & MAGNITUDE) > INFINITY else rounded
 
@@ -91,15 +103,25 @@ def float32_to_bfloat16(bits):
 def float32_to_half(bits):
     """float32 -> float16, round to nearest even, overflow to infinity; every NaN becomes the canonical one."""
     a = np.uint32(bits & MAGNITUDE)
-    normal = np.uint32((a + np.uint32(0xFFF) + ((a >> np.uint32(13)) & np.uint32(1))) >> np.uint32(13))
-    normal = min(np.uint32(normal - np.uint32(0x1C000)), np.uint32(0x7C00))
+    half = np.uint32(np.uint32(0xFFF) + np.uint32((a >> np.uint32(13)) & np.uint32(1)))
+    normal = np.uint32(np.uint32(np.uint32(a + half) >> np.uint32(13)) - np.uint32(0x1C000))
+    normal = min(normal, np.uint32(0x7C00))
     # Below 2^-14 the significand, with its leading bit, moves right until its unit is 2^-24; 25 leaves nothing of it.
-    shift = min(np.uint32(126) - (a >> np.uint32(23)), np.uint32(25))
+    shift = np.uint32(min(np.uint32(np.uint32(126) - (a >> np.uint32(23))), np.uint32(25)) & np.uint32(31))
     m = np.uint32((a & np.uint32(0x7FFFFF)) | np.uint32(0x800000))
-    half = np.uint32((np.uint32(1) << (shift - np.uint32(1))) - np.uint32(1))
-    small = np.uint32((m + half + ((m >> shift) & np.uint32(1))) >> shift)
+    half = np.uint32((np.uint32(1) << np.uint32((shift - np.uint32(1)) & np.uint32(31))) - np.uint32(1))
+    small = np.uint32(np.uint32(m + np.uint32(half + np.uint32((m >> shift) & np.uint32(1)))) >> shift)
     h = normal if a >= np.uint32(0x38800000) else small
-    return np.uint32((bits >> np.uint32(16)) & np.uint32(0x8000)) | (np.uint32(0x7E00) if a > INFINITY else h)
+    h = h if a <= INFINITY else np.uint32(0x7E00)
+    return np.uint32(np.uint32((bits >> np.uint32(16)) & np.uint32(0x8000)) | h)
+
+
+@inlined
+def widen(element, kind):
+    """The bits of an element of this kind -> float32 bits, exact."""
+    if kind == FLOAT32:
+        return np.uint32(element)
+    return bfloat16_to_float32(np.uint32(element)) if kind == BFLOAT16 else half_to_float32(np.uint32(element))
 
 
 @inlined

@@ -61,11 +61,6 @@ class Grid(NamedTuple):
         """Whether each tile is one segment, so that tiles follow each other in memory as their scales do."""
         return self.height == 1
 
-    def start(self, tile: int) -> int:
-        """The first element of a tile of a consecutive grid; of the one past the last, the number of elements."""
-        row, column = divmod(tile, max(self.across, 1))
-        return row * self.columns + column * self.width
-
 
 def check_block_size(codec: str, block_size: object) -> None:
     """Raise unless `block_size` is one of the forms above."""
@@ -112,3 +107,42 @@ def codes_shape(spec: ArraySpec, block_size: BlockSize, bits: int) -> tuple[int,
     """
     own = 1 if isinstance(block_size, tuple) else block_size
     return blocks.codes_spec(spec, own, bits).known_shape
+
+
+def surrounding(spec: ArraySpec, block_size: BlockSize, start: int, stop: int) -> tuple[ArraySpec, slice, slice]:
+    """The whole tiles around the elements start..stop > start, from one on whose codes begin at a byte.
+
+    They are an array of its own: its spec, its elements of the flattened array, its tiles. With tiles it is whole rows
+    of them in a matrix, or whole matrices where the range crosses a border.
+
+    >>> surrounding(ArraySpec((4096, 300), "float32"), (1, 128), 1000, 1001)
+    (ArraySpec(shape=(2, 300), dtype='float32'), slice(600, 1200, None), slice(6, 12, None))
+    """
+    matrices, rows, columns, height, width = grid = grid_of(spec, block_size)
+    if not isinstance(block_size, tuple):
+        unit = width * _bytes_apart(width) if block_size else 8
+        first, last = start // unit * unit, min(-(-stop // unit) * unit, grid.size)
+        return ArraySpec((last - first,), spec.dtype), slice(first, last), slice(first // width, -(-last // width))
+    if block_size[0] == 1:
+        matrices, rows = 1, matrices * rows  # rows are tiled alike, whatever their matrix
+    matrix, band, down = rows * columns, height * columns, -(-rows // height)
+    first, last = start // matrix, -(-stop // matrix)
+    if last - first == 1 and first * matrix % 8 == 0:
+        offset, unit, before = first * matrix, _bytes_apart(band), first * down
+        first, last = (start - offset) // band // unit * unit, -(-(stop - offset) // band)
+        shape = (min(last * height, rows) - first * height, columns)
+        elements = slice(offset + first * band, offset + min(last * band, matrix))
+        return (
+            ArraySpec(shape, spec.dtype),
+            elements,
+            slice((before + first) * grid.across, (before + last) * grid.across),
+        )
+    unit, tiles = _bytes_apart(matrix), down * grid.across
+    first = first // unit * unit
+    part = ArraySpec((last - first, rows, columns), spec.dtype)
+    return part, slice(first * matrix, last * matrix), slice(first * tiles, last * tiles)
+
+
+def _bytes_apart(elements: int) -> int:
+    """How many runs of this many elements lie between two whose codes begin at a byte, whatever their width."""
+    return 8 // math.gcd(8, elements)

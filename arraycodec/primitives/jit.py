@@ -36,9 +36,9 @@ class Kernel:
         # of the name under which the compiled function is kept.
         source.__qualname__ = f"{self.py_func.__qualname__}_{self.digest}"
         source.__module__ = self.py_func.__module__
-        options = {"error_model": "numpy", "nogil": True, "forceinline": self.inline}
+        options = {"error_model": "numpy", "nogil": True, "forceinline": self.inline, "_nrt": not self.inline}
         try:
-            return numba.njit(source, cache=not self.inline, **options)
+            return _with_own_files(numba.njit(source, cache=not self.inline, **options))
         except RuntimeError:  # no folder is writable: compile anew in each process
             return numba.njit(source, **options)
 
@@ -54,6 +54,29 @@ class Kernel:
             value = self.py_func.__globals__.get(name)
             if isinstance(value, Kernel):
                 yield name, value
+
+
+def _with_own_files(dispatcher: Any) -> Any:
+    """Keep each signature's code in a file named after it, written before the index tells of it.
+
+    Numba numbers these files: of two processes that compile for two signatures at once, each would find the other's
+    code under its own number. Now one of them may be missing in the index, and is compiled again some day.
+    """
+    from numba.core.caching import IndexDataCacheFile
+
+    class Files(IndexDataCacheFile):
+        def save(self, key: Any, data: Any) -> None:
+            digest = hashlib.sha256(repr(key).encode()).hexdigest()[:12]
+            name = f"{self._index_name.removesuffix('.nbi')}.{digest}.nbc"
+            self._save_data(name, data)
+            self._save_index(self._load_index() | {key: name})
+
+    files = getattr(getattr(dispatcher, "_cache", None), "_cache_file", None)
+    if (
+        type(files) is IndexDataCacheFile
+    ):  # not where nothing is compiled or kept, nor in a Numba that does it otherwise
+        files.__class__ = Files
+    return dispatcher
 
 
 def kernel(py_func: Callable[..., Any]) -> Kernel:

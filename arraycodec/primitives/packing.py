@@ -9,7 +9,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from arraycodec.primitives.jit import inlined
+from arraycodec.primitives.jit import inlined, kernel
+
+
+@inlined
+def copy(source, target):
+    """Copy the shorter's length, in a loop that vectorises: assigning to a slice takes six times as long in Numba."""
+    for i in range(min(source.size, target.size)):
+        target[i] = source[i]
 
 
 @inlined
@@ -17,7 +24,7 @@ def store_codes(codes, packed, bits, start, zero):
     """Pack codes that begin at element `start`; 4 bits: an even element is the high nibble of its byte."""
     n = codes.size
     if bits == 8:
-        packed[start : start + n] = codes
+        copy(codes, packed[start : start + n])
         return
     first = start & 1
     if first:  # an odd block ended in the middle of this byte
@@ -35,7 +42,7 @@ def store_codes(codes, packed, bits, start, zero):
         packed[(start + n) >> 1] = np.uint8((codes[n - 1] << np.uint8(4)) | zero)
 
 
-@inlined
+@kernel
 def values_per_byte(values, bits):
     """The values of the one or two codes in each of the 256 bytes, one after another."""
     if bits == 8:
@@ -68,7 +75,7 @@ def store_dense(codes, packed, bits, start, count):
     Eight codes make as many bytes as a code has bits: neighbours move together by halves within a 64-bit word.
     """
     if bits == 8:
-        packed[start : start + count] = codes[:count]
+        copy(codes, packed[start : start + count])
         return
     eights = (count + 7) >> 3
     codes[count : 8 * eights] = 0  # the stream ends in zero bits
@@ -102,7 +109,7 @@ def store_dense(codes, packed, bits, start, count):
 def load_dense(packed, bits, start, count, codes):
     """The inverse of `store_dense`, from an element that is a multiple of 8; `codes` has room for whole eights."""
     if bits == 8:
-        codes[:count] = packed[start : start + count]
+        copy(packed[start : start + count], codes)
         return
     first, nbytes, eights = (start >> 3) * bits, (count * bits + 7) >> 3, (count + 7) >> 3
     source = packed[first : first + nbytes]

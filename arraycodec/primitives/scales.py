@@ -18,6 +18,7 @@ from arraycodec.primitives.floats import (
     MAGNITUDE,
     MIN_SCALE,
     NAN,
+    SIGN,
     as_bits,
     as_float,
     bfloat16_to_float32,
@@ -25,6 +26,7 @@ from arraycodec.primitives.floats import (
     float32_to_half,
     flushed,
     half_to_float32,
+    signed_flushed,
 )
 from arraycodec.primitives.jit import inlined, kernel
 from arraycodec.primitives.threads import split
@@ -47,14 +49,14 @@ def absmax_of_blocks(source: np.ndarray, kind: int, block: int) -> np.ndarray[An
 
 @inlined
 def load(source, kind, start, count, run):
-    """Step 1."""
+    """Step 1. A zero keeps its sign, which tables and integers take no notice of."""
     piece = source[start : start + count]
     if kind == FLOAT32:  # one loop per kind: the compiler vectorises each
         for i in range(count):
-            run[i] = flushed(np.uint32(piece[i]))
+            run[i] = signed_flushed(np.uint32(piece[i]))
     elif kind == BFLOAT16:
         for i in range(count):
-            run[i] = flushed(bfloat16_to_float32(np.uint32(piece[i])))
+            run[i] = signed_flushed(bfloat16_to_float32(np.uint32(piece[i])))
     else:
         for i in range(count):
             run[i] = half_to_float32(np.uint32(piece[i]))  # never subnormal
@@ -99,7 +101,7 @@ def scale_run(run, absmax):
         absmax = np.uint32(absmax - LOWER)
         for i in range(run.size):
             u = run[i]
-            run[i] = np.uint32(u - LOWER) if (u & INFINITY) > LOWER else np.uint32(0)
+            run[i] = np.uint32(u - LOWER) if (u & INFINITY) > LOWER else np.uint32(u & SIGN)
     # IEEE division gives the bits of recip_rn here (tests sweep all absmax), and the chip does it in one instruction.
     inverse = np.float32(1) / as_float(absmax)
     y = run.view(np.float32)

@@ -22,15 +22,19 @@ from arraycodec.base import Planes  # noqa: E402
 from arraycodec_conformance.cases import RISING256  # noqa: E402
 from arraycodec_conformance.compare import same_bits  # noqa: E402
 from arraycodec_conformance.strategies import Recipe  # noqa: E402
-from arraycodec_jax import choose  # noqa: E402
+from arraycodec_jax import choose, dequant_matmul  # noqa: E402
 
 FLAG = "ARRAYCODEC_TEST_SHARDING"
 COLLECTIVES = ("all-gather", "all-reduce", "all-to-all", "collective-permute", "reduce-scatter")
 ROWS, COLUMNS = PartitionSpec("d", None), PartitionSpec(None, "d")
-CODECS = {
+HUNDRED = {"global_scale": np.full(1, 100, np.float32)}
+CODECS: dict[str, tuple[ac.Codec, Planes]] = {
     "nf4": (ac.codec("nf4"), {}),
-    "dynamic": (ac.codec("dynamic"), {}),
     "user8": (ac.Codebook("user8"), {"codebook": RISING256}),
+    "w4a16": (ac.codec("w4a16"), {}),
+    "float6_e3m2fn": (ac.codec("float6_e3m2fn"), {}),
+    "mxfp4": (ac.codec("mxfp4"), {}),
+    "nvfp4": (ac.codec("nvfp4"), HUNDRED),  # its own global scale would be found in all shards
 }
 X = Recipe((16, 1024), "float32", "log-normal", 0, 0, ((77, 0x7F800000), (9000, 0x7FC00000))).array()
 
@@ -60,8 +64,9 @@ class TestSharding:
 
     __test__ = FLAG in os.environ
 
-    @pytest.mark.parametrize("spec", [ROWS, COLUMNS], ids=["rows", "columns"])
-    @pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=["auto", "explicit"])
+    @pytest.mark.parametrize(
+        ("kind", "spec"), [(AxisType.Auto, COLUMNS), (AxisType.Explicit, ROWS)], ids=["auto-columns", "explicit-rows"]
+    )
     @pytest.mark.parametrize("name", CODECS)
     def test_jit_of_block_aligned_shards(self, name: str, kind: AxisType, spec: PartitionSpec) -> None:
         codec, given = CODECS[name]
@@ -69,9 +74,9 @@ class TestSharding:
         x = jax.device_put(X, sharding)
         want = codec.encode(X, given)
         enc = compiled(lambda x: ac.encode(x, codec, given=given), x)
-        for plane in ("codes", "absmax"):
-            same_bits(np.asarray(enc.planes[plane]), want[plane], f"{codec}: {plane}")
-            assert enc.planes[plane].sharding.is_equivalent_to(sharding, 2)
+        for plane, array in want.items():
+            same_bits(np.asarray(enc.planes[plane]), array, f"{codec}: {plane}")
+            assert plane in given or enc.planes[plane].sharding.is_equivalent_to(sharding, 2)
         for dtype in ("float32", "bfloat16"):
             decoded = compiled(lambda enc, dtype=dtype: ac.decode(enc, dtype=dtype), enc)
             same_bits(np.asarray(decoded), codec.decode(want, ac.ArraySpec(X.shape, dtype)), f"{codec}: {dtype}")
@@ -92,6 +97,23 @@ class TestSharding:
         for plane, array in want.items():
             same_bits(np.asarray(planes[plane]), array, plane)
         same_bits(np.asarray(decoded), ac.decode(ac.encode(X, "nf4", check=False)), "decoded")
+
+    @pytest.mark.parametrize("name", ["w4a16", "nvfp4"])
+    def test_products_of_shards_of_a_weight(self, name: str) -> None:
+        """Each device has some of the rows, and gives as many elements of the product."""
+        codec, given = CODECS[name]
+        weight = np.where(np.isfinite(X), X, 1)
+        enc = ac.Encoded(codec, ac.ArraySpec(X.shape, "float32"), codec.encode(weight, given))
+        specs = {plane: PartitionSpec() if plane in given else ROWS for plane in enc.planes}
+
+        def product(x: jax.Array, planes: Planes) -> jax.Array:
+            return dequant_matmul(x, ac.Encoded(codec, ac.ArraySpec((2, 1024), "float32"), planes), band=1)
+
+        mapped = jax.shard_map(
+            product, mesh=mesh(AxisType.Auto), in_specs=(PartitionSpec(), specs), out_specs=COLUMNS, check_vma=False
+        )
+        got = compiled(mapped, np.eye(1024, dtype=np.float32), enc.planes)
+        same_bits(np.asarray(got), ac.decode(enc).T + np.float32(0), "weights")
 
     def test_sharded_arrays_stay_sharded_without_jit_around_them(self) -> None:
         sharding = NamedSharding(mesh(AxisType.Auto), ROWS)

@@ -22,7 +22,7 @@ from arraycodec_conformance.compare import same_bits  # noqa: E402
 from arraycodec_conformance.strategies import Recipe  # noqa: E402
 
 X = Recipe((8, 128), "float32", "normal", 0, 0).array()
-NAMES = ("nf4", "nf4-double", "dynamic")
+NAMES = ("nf4-double", "w4a16", "fp8-channel", "mxfp6", "nvfp4")
 
 
 def same(enc: Encoded, x: np.ndarray) -> None:
@@ -104,10 +104,11 @@ def test_fusion_with_what_comes_before_and_after_changes_no_bit() -> None:
     same_bits(np.asarray(plain), ac.decode(ac.encode(a, "nf4")) + b, "decoded + b, without offset")
 
 
-def test_lowers_for_accelerators_that_are_not_here() -> None:
+@pytest.mark.parametrize("name", NAMES)
+def test_lowers_for_accelerators_that_are_not_here(name: str) -> None:
     export = pytest.importorskip("jax.export")
     shape = jax.ShapeDtypeStruct((64, 512), jnp.bfloat16)
-    encode = jax.jit(lambda x: ac.encode(x, "nf4-double"))
+    encode = jax.jit(lambda x: ac.encode(x, name))
     exported = export.export(encode, platforms=["cpu", "cuda", "rocm", "tpu"])(shape)
     assert exported.platforms == ("cpu", "cuda", "rocm", "tpu")
     export.export(jax.jit(ac.decode), platforms=["cuda", "tpu"])(jax.eval_shape(encode, shape))

@@ -1,7 +1,9 @@
-"""The conformance suite on a GPU, where there is one: Triton kernels and plain torch ops on CUDA tensors."""
+"""On a GPU, where there is one: the conformance suite, Triton's launches, and bandwidth against a device copy."""
 
 from __future__ import annotations
 
+import statistics
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,11 +11,21 @@ import numpy as np
 import pytest
 import torch
 
+import arraycodec as ac
 import arraycodec_torch
 from arraycodec_conformance.suite import BackendSuite
+from arraycodec_torch.implementations import TRITON
 
 if not torch.cuda.is_available():
     pytest.skip("no GPU is at hand", allow_module_level=True)
+
+from tests.backends.triton_cases import CASES, cases  # noqa: E402
+
+SHAPE = 4096, 11008
+SCHEMES = [
+    "nf4", "nf8", "fp4", ac.Codebook("dynamic", block_size=256), "int8_linear", "int4_linear", "w4a16", "w8a8", "llm_int8",
+    "fp8", "fp8-channel", "fp8-block", "float8_e4m3fn", "float6_e2m3fn", "mxfp4", "mxfp6", "mxfp8", "mxint8", "nvfp4",
+]  # fmt: skip
 
 
 class TestTorchOnGpu(BackendSuite):
@@ -29,8 +41,6 @@ class TestTorchOnGpu(BackendSuite):
         assert arraycodec_torch.choose(torch.zeros(1, device="cuda")) == "triton"
 
     def test_public_functions_stay_on_the_gpu(self) -> None:
-        import arraycodec as ac
-
         x = torch.randn(64, 64, device="cuda")
         encoded = ac.encode(x, "nf4-double")
         assert {plane.device for plane in encoded.planes.values()} == {x.device}
@@ -38,3 +48,59 @@ class TestTorchOnGpu(BackendSuite):
         assert ac.decode(encoded, out=out) is out
         same = ac.decode(ac.encode(x.cpu(), "nf4-double"))
         assert np.array_equal(out.cpu().numpy(), same.numpy())
+
+
+@pytest.mark.parametrize("family", TRITON)
+def test_every_case_of_the_other_tiers(family: str) -> None:
+    """What the PTX interpreter predicts is what the device does."""
+    how = arraycodec_torch.IMPLEMENTATIONS["triton"]
+    for case in cases(family, more=True):
+        x = case.array()
+        want = case.codec.encode(x, case.given)
+        given = {name: arraycodec_torch.from_numpy(plane, "cuda") for name, plane in case.given.items()}
+        planes = how.encode(arraycodec_torch.from_numpy(x, "cuda"), case.codec, given)
+        for name, plane in want.items():
+            assert arraycodec_torch.to_numpy(planes[name]).tobytes() == plane.tobytes(), f"{case.codec}: {name}"
+        decoded = how.decode(case.codec, planes, ac.ArraySpec(case.shape, case.dtype), {})
+        same = case.codec.decode(want, ac.ArraySpec(case.shape, case.dtype))
+        assert arraycodec_torch.to_numpy(decoded).tobytes() == same.tobytes(), f"{case.codec}: decoded"
+
+
+def test_every_family_has_cases() -> None:
+    assert set(CASES) == set(TRITON)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_bandwidth(dtype: torch.dtype, capsys: pytest.CaptureFixture[str]) -> None:
+    """Bytes read and written per second, of planes and elements, over those of a device copy. It prints, and it fails
+    only where a family is off by more than a factor of ten."""
+    x = torch.randn(SHAPE, device="cuda").to(dtype)
+    copy = 2 * x.nbytes / seconds(lambda: out.copy_(x)) if (out := torch.empty_like(x)) is not None else 0
+    lines = [f"{torch.cuda.get_device_name()}, {dtype}, {SHAPE}: a copy moves {copy / 1e9:.0f} GB/s"]
+    slow = []
+    for scheme in SCHEMES:
+        codec = ac.codec(scheme)
+        encoded = ac.encode(x, codec)
+        moved = x.nbytes + sum(plane.nbytes for plane in encoded.planes.values())
+        rates = [moved / seconds(lambda c=codec: ac.encode(x, c, check=False)),
+                 moved / seconds(lambda e=encoded: ac.decode(e, out=out))]  # fmt: skip
+        lines.append(f"{scheme!s:60} encode {rates[0] / copy:6.1%}  decode {rates[1] / copy:6.1%} of a copy's bytes/s")
+        slow += [scheme] if min(rates) < copy / 10 else []
+    with capsys.disabled():
+        print("", *lines, sep="\n")
+    assert not slow
+
+
+def seconds(run: Callable[[], Any], repeats: int = 20) -> float:
+    """The median time of a call on the device, after a warm-up."""
+    for _ in range(3):
+        run()
+    times = []
+    for _ in range(repeats):
+        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        start.record()
+        run()
+        end.record()
+        end.synchronize()
+        times.append(start.elapsed_time(end) / 1e3)
+    return statistics.median(times)

@@ -15,56 +15,31 @@ import pytest
 
 import arraycodec as ac
 from arraycodec.errors import UnsupportedByBackend
-from arraycodec.spec import numpy_dtype, spec_of
-from arraycodec_conformance.compare import same_bits
-from arraycodec_torch import IMPLEMENTATIONS, from_numpy, to_numpy
+from arraycodec_conformance.plugin import Level
+from arraycodec_torch import IMPLEMENTATIONS, from_numpy
 
-pytest.importorskip("triton")
-HERE = os.environ.get("TRITON_INTERPRET") == "1"
-interpreted = pytest.mark.skipif(not HERE, reason="runs in the process that the first test starts")
+triton = pytest.importorskip("triton")
+if triton.knobs.runtime.interpret:
+    pytest.skip("runs triton_interpreted.py in a process of its own", allow_module_level=True)
+
+from tests.backends.triton_cases import CASES  # noqa: E402
+
+TRITON = IMPLEMENTATIONS["triton"]
 
 
-@pytest.mark.skipif(HERE, reason="this is that process")
-def test_in_a_process_with_the_interpreter() -> None:
-    root = Path(__file__).parents[2]
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__]
+def test_in_a_process_with_the_interpreter(level: Level) -> None:
+    root, tests = Path(__file__).parents[2], str(Path(__file__).with_name("triton_interpreted.py"))
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--level", level.name, tests]
     run = subprocess.run(command, cwd=root, env={**os.environ, "TRITON_INTERPRET": "1"}, capture_output=True, text=True)
     assert run.returncode == 0, run.stdout[-5000:] + run.stderr[-2000:]
     assert " passed" in run.stdout, run.stdout
 
 
-@pytest.mark.skipif(HERE, reason="the interpreter takes CPU tensors")
-def test_cpu_tensors_are_refused() -> None:
-    with pytest.raises(UnsupportedByBackend, match="triton implementation takes tensors on a GPU"):
-        IMPLEMENTATIONS["triton"].encode(from_numpy(np.ones(64, np.float32)), ac.Codebook("nf4"), {})
-
-
-@interpreted
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
-@pytest.mark.parametrize(
-    "codec",
-    [
-        ac.Codebook("nf4"),
-        ac.Codebook("fp4", block_size=100),
-        ac.Codebook("fp4", flavour="bnb-cpu", block_size=None),
-        ac.Codebook("dynamic", block_size=256, offset=True),
-        ac.Codebook("nf4", block_size=9001),
-        ac.codec("nf4-double"),
-    ],
-    ids=str,
-)
-def test_bits(codec: ac.Codec, dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from arraycodec_torch import triton_codebook
-
-    monkeypatch.setattr(triton_codebook, "TILE", 1 << 15)  # a program costs a millisecond, an element almost nothing
-    how, rng = IMPLEMENTATIONS["triton"], np.random.default_rng(0)
-    for shape in ((3, 128), (7, 4099), (0,), (), (1,)):
-        width = numpy_dtype(dtype).itemsize * 8
-        x = rng.integers(0, 2**width, shape, np.uint64).astype(f"u{width // 8}").view(numpy_dtype(dtype))
-        for source in (x, (rng.standard_normal(shape) * 0.02).astype(numpy_dtype(dtype))):
-            want = codec.encode(source)
-            planes = how.encode(from_numpy(source), codec, {})
-            for name, plane in want.items():
-                same_bits(to_numpy(planes[name]), plane, f"{name} of {dtype}{list(shape)}", source)
-            decoded = how.decode(codec, planes, spec_of(source), {})
-            same_bits(to_numpy(decoded), codec.decode(want, spec_of(source)), f"decoded {dtype}{list(shape)}", source)
+@pytest.mark.parametrize("family", CASES)
+def test_cpu_tensors_are_refused(family: str) -> None:
+    x, codec = np.ones(64, np.float32), CASES[family][0].codec
+    with pytest.raises(UnsupportedByBackend, match=f"{family}: .*triton implementation takes tensors on a GPU"):
+        TRITON.encode(from_numpy(x), codec, {})
+    planes = {name: from_numpy(plane) for name, plane in codec.encode(x).items()}
+    with pytest.raises(UnsupportedByBackend, match=f"{family}: .*triton implementation takes tensors on a GPU"):
+        TRITON.decode(codec, planes, ac.ArraySpec((64,), "float32"), {})

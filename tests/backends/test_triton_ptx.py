@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,68 +11,75 @@ import pytest
 import arraycodec as ac
 from arraycodec.spec import ArraySpec, numpy_dtype
 from arraycodec_conformance.compare import same_bits
+from arraycodec_conformance.plugin import Level
+from arraycodec_conformance.strategies import PATTERNS
 from arraycodec_torch import from_numpy, to_numpy
 
 triton = pytest.importorskip("triton")
 if triton.knobs.runtime.interpret:
     pytest.skip("kernels are compiled here, not interpreted", allow_module_level=True)
 
+from arraycodec_torch.implementations import TRITON  # noqa: E402
+from tests.backends.triton_cases import CASES, EVERY_PATTERN, MORE_TIES, TIES, cases, nvfp4_ties, stored, tie_rows  # noqa: E402
 from tests.backends.triton_emulation import (  # noqa: E402
-    FAR,
     TARGETS,
     Emulated,
-    Far,
     compare,
+    decode,
     emulated,
-    kernels,
+    encode,
     refuse_inexact,
-    sample,
 )
+from tests.backends.triton_far import FAR, MORE_FAR  # noqa: E402
 
-USER = np.linspace(-1, 1, 16, dtype=np.float32)  # a midpoint of it is zero
-SCALES = np.array([1, -1, 0, 2.0**-101, 2.0**127, np.inf, 7, 1e-3], np.float32)
-CASES = [
-    (ac.Codebook("nf4"), 4096 * 3, "float32", {}),
-    (ac.Codebook("nf4"), 4096 * 3 + 37, "bfloat16", {}),
-    (ac.Codebook("fp4", block_size=4096), 4096 * 2 + 5, "float16", {}),
-    (ac.Codebook("nf4", block_size=2), 1001, "float32", {}),
-    (ac.Codebook("fp4", block_size=5), 4099, "float32", {}),
-    (ac.Codebook("nf4", block_size=1), 300, "bfloat16", {}),
-    (ac.Codebook("nf4", block_size=None), 20_000, "float32", {}),
-    (ac.Codebook("nf4", block_size=5000), 17_001, "bfloat16", {}),
-    (ac.Codebook("dynamic", block_size=256), 4097, "float32", {}),
-    (ac.Codebook("dynamic", block_size=100), 4097, "float16", {}),
-    (ac.Codebook("dynamic", block_size=256, offset=True), 5000, "float32", {}),
-    (ac.Codebook("nf4", block_size=30, offset=True), 5000, "bfloat16", {}),
-    (ac.Codebook("user4", block_size=32), 4096, "float32", {"codebook": USER}),
-    (ac.Codebook("nf4"), 64 * 8, "float32", {"absmax": SCALES}),
-]  # fmt: skip
+
+def test_every_family_is_run_here() -> None:
+    assert set(CASES) == set(TRITON)
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_the_launcher_and_its_kernels_give_the_bits_of_the_reference(target: str) -> None:
+@pytest.mark.parametrize("family", CASES)
+def test_bits(family: str, target: str, level: Level) -> None:
+    """All cases on one target, at default level the first of each family on the others."""
+    full = level >= Level.full
     with emulated(target=target) as how:
-        for codec, n, dtype, given in CASES[:: 1 if target == "sm_90" else 3]:
-            compare(how, codec, sample(n, dtype), given)
+        for case in cases(family, full)[: None if full or target == "sm_90" else 1]:
+            compare(how, case.codec, case.array(), case.given)
 
 
-@pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_every_pattern_of_16_bits(target: str, dtype: str) -> None:
-    patterns = np.arange(2**16, dtype=np.uint16).view(numpy_dtype(dtype))
-    finite = patterns[patterns.view(np.uint16) & 0x7FFF < (0x7F80 if dtype == "bfloat16" else 0x7C00)]
-    with emulated(target=target) as how:
-        compare(how, ac.Codebook("nf4"), patterns)
-        compare(how, ac.Codebook("nf4"), np.sort(finite))
+@pytest.mark.parametrize("family", CASES)
+def test_any_stored_scale_decodes(family: str, level: Level) -> None:
+    """Planes written by others: scales that are negative, tiny, huge, infinite or NaN, and every byte of codes."""
+    case = CASES[family][0]
+    planes = stored(case)
+    with emulated() as how:
+        for dtype in ("float32", "bfloat16", "float16") if level >= Level.full else ("float32",):
+            decode(how, case.codec, planes, (len(PATTERNS), 192), dtype)
+
+
+@pytest.mark.parametrize("dtype", EVERY_PATTERN)
+def test_every_pattern_of_16_bits(dtype: str, level: Level) -> None:
+    patterns = np.arange(2**16, dtype=np.uint16).view(numpy_dtype(dtype)).reshape(-1, 64)
+    both = [codec for codecs in EVERY_PATTERN.values() for codec in codecs]
+    with emulated() as how:
+        for codec in both if level >= Level.full else EVERY_PATTERN[dtype]:
+            compare(how, codec, patterns)
+
+
+def test_quotients_that_are_ties(level: Level) -> None:
+    both = [*TIES.items(), *(MORE_TIES.items() if level >= Level.full else ())]
+    with emulated() as how:
+        for largest, codecs in both:
+            for codec in codecs:
+                encode(how, codec, tie_rows(largest), {})
+        encode(how, ac.NVFP4(), *nvfp4_ties())
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_rounding_to_16_bits_at_every_exponent(dtype: str) -> None:
     """Products that are ties, and neighbours of ties, from one scale per exponent."""
-    rng = np.random.default_rng(3)
-    scales = ((np.arange(256, dtype=np.uint32) << 23) | rng.choice([0, 0x8000, 0x1000, 0xFFFF, 0x7FFFFF], 256)).astype(
-        "u4"
-    )
+    rng, exponents = np.random.default_rng(3), np.arange(256, dtype=np.uint32) << 23
+    scales = exponents | rng.choice([0, 0x8000, 0x1000, 0xFFFF, 0x7FFFFF], 256).astype(np.uint32)
     codec, spec = ac.Codebook("dynamic", block_size=256), ArraySpec((256, 256), dtype)
     planes = {"codes": np.tile(np.arange(256, dtype=np.uint8), (256, 1)), "absmax": scales.view("f4").reshape(256, 1)}
     with emulated() as how:
@@ -79,9 +87,19 @@ def test_rounding_to_16_bits_at_every_exponent(dtype: str) -> None:
     same_bits(to_numpy(got), codec.decode(planes, spec), "decoded")
 
 
-@pytest.mark.parametrize("case", FAR, ids=lambda case: f"{case.name}-{case.block}")
-def test_more_than_2_31_elements(case: Far) -> None:
-    case.run(kernels)
+@pytest.mark.parametrize("name", [*FAR, *(pytest.param(name, marks=pytest.mark.level("full")) for name in MORE_FAR)])
+def test_more_than_2_31_elements(name: str) -> None:
+    far = (FAR | MORE_FAR)[name]
+    with emulated() as how:
+        far.encode(how)
+        far.decode(how)
+
+
+def test_empty_arrays_launch_nothing() -> None:
+    with emulated() as how:
+        for case, *_ in CASES.values():
+            for shape in ((0,), (0, 64), (3, 0)):
+                compare(how, case.codec, np.zeros(shape, np.float32))
 
 
 # -- assertions on the text
@@ -91,11 +109,10 @@ def test_more_than_2_31_elements(case: Far) -> None:
 def test_ptx_is_exact_and_vectorised(target: str) -> None:
     """Of all kernels (mutants aside) that this process compiled, at least those that this test runs itself."""
     with emulated(target=target) as how:
-        for codec in (ac.Codebook("nf4"), ac.Codebook("nf4", block_size=None)):
-            compare(how, codec, sample(8192, "bfloat16"))
-    own = [key for key in Emulated.compiled if target in key and key[0].__module__ == kernels.__name__]
-    compiled = [Emulated.compiled[key] for key in own]
-    assert {found.entry for found in compiled} >= {"encode_blocks", "decode_blocks", "absmax_runs", "encode_elements"}
+        for case, *_ in CASES.values():
+            compare(how, case.codec, case.array())
+    compiled = [found for key, found in Emulated.compiled.items() if is_own(key, target)]
+    assert {found.entry for found in compiled} >= {"encode", "decode", "encode_blocks", "decode_blocks", "encode_rows"}
     for found in compiled:
         refuse_inexact(found.ptx)
         if "n" in found.divisible:  # as in every weight matrix
@@ -107,21 +124,19 @@ def test_ptx_is_exact_and_vectorised(target: str) -> None:
 
 def test_amd_compiles() -> None:
     """For gfx942, as far as a binary: there is no interpreter of its assembly."""
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
-    from triton.compiler import compile as triton_compile
+    with emulated(target="gfx942") as how:
+        for case, *_ in CASES.values():
+            planes = {name: from_numpy(plane) for name, plane in case.codec.encode(case.array()).items()}
+            how.encode(from_numpy(case.array()), case.codec, {})
+            how.decode(case.codec, planes, ArraySpec(case.shape, case.dtype), {})
+    compiled = [found for key, found in Emulated.compiled.items() if is_own(key, "gfx942")]
+    assert len(compiled) > 2 * len(CASES)
+    for found in compiled:
+        assert found.asm["hsaco"]
+        if not re.search(r"v_div_(scale|fmas|fixup)", found.asm["amdgcn"]):  # whose expansion fuses on purpose
+            assert not re.search(r"v_(pk_)?(fma|mad|mac|fmac)_f32", found.asm["amdgcn"]), found.metadata.name
 
-    types = {"source": "*u16", "out": "*u16", "codes": "*u8", "order": "*u8", "absmax": "*u32", "found": "*u32"}
-    types |= {"bounds": "*fp32", "values": "*fp32", "offset": "*fp32"}
-    for case in FAR:
-        kernel, constants = getattr(kernels, case.name), case.constants
-        signature = {arg: "constexpr" if arg in constants else types.get(arg, "i64") for arg in kernel.arg_names}
-        fixed = {(kernel.arg_names.index(arg),): value for arg, value in constants.items()}
-        built = triton_compile(
-            ASTSource(kernel, signature, constexprs=fixed),
-            target=GPUTarget("hip", "gfx942", 64),
-            options={"num_warps": 4, "enable_fp_fusion": False},
-        )
-        assert built.asm["hsaco"]
-        if case.name.startswith("decode"):  # no division there, whose expansion fuses on purpose
-            assert not re.search(r"v_(pk_)?(fma|mad|mac|fmac)_f32", built.asm["amdgcn"])
+
+def is_own(key: Any, target: str) -> bool:
+    """Whether a key of `Emulated.compiled` is of a kernel as it stands in the package, for this target."""
+    return key[1] == target and key[0].__module__.startswith("arraycodec_torch.")

@@ -1,39 +1,43 @@
-"""Run the launcher of the Triton kernels on CPU tensors, with the PTX interpreter in place of a GPU.
+"""Run the launchers of the Triton kernels on CPU tensors, with the PTX interpreter in place of a GPU.
 
-`Emulated` stands in for the module of kernels: a launch compiles the kernel ahead of time, as Triton's own launcher
+`Emulated` stands in for a module of kernels: a launch compiles the kernel ahead of time, as Triton's own launcher
 would for these arguments, and executes the PTX. So grids, arguments and constants are the real ones.
+
+Tensors of more than 2^31 elements, whose memory is never touched but for the end, run the last program only.
 """
 
 from __future__ import annotations
 
 import contextlib
+import importlib
 import re
 from collections.abc import Callable, Iterator
 from types import ModuleType
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 import torch
 
-import arraycodec as ac
 from arraycodec.base import Planes
 from arraycodec.spec import ArraySpec, numpy_dtype
 from arraycodec_conformance import ptx
 from arraycodec_conformance.compare import same_bits
-from arraycodec_torch import IMPLEMENTATIONS, from_numpy, to_numpy, triton_codebook
-from arraycodec_torch.kernels import codebook as kernels
+from arraycodec_torch import IMPLEMENTATIONS, from_numpy, implementations, to_numpy, triton_blockwise
 
 TARGETS = ("sm_80", "sm_90", "sm_100")
-TYPES = {torch.uint8: "*u8", torch.uint16: "*u16", torch.uint32: "*u32", torch.float32: "*fp32"}
-Edit = Callable[[ptx.Compiled], ptx.Compiled]
+TYPES = {torch.uint8: "*u8", torch.int8: "*i8", torch.uint16: "*u16", torch.uint32: "*u32", torch.float32: "*fp32"}
 NUMPY = {dtype: numpy_dtype(str(dtype).removeprefix("torch.")) for dtype in TYPES}
+LAUNCHERS = (triton_blockwise, *map(importlib.import_module, implementations.TRITON.values()))
+HUGE = 2**31  # elements
+WINDOW = 2**20  # elements at the end of tensors that exist where one is huge: more than a program touches
+Edit = Callable[[ptx.Compiled], ptx.Compiled]
 
 
 class Emulated:
     """A module of kernels whose launches are compiled for `target` and interpreted; `edit` changes the PTX."""
 
-    compiled: ClassVar[dict[Any, ptx.Compiled]] = {}  # shared, since compiling is what takes time
+    compiled: ClassVar[dict[Any, Any]] = {}  # shared, since compiling is what takes time
 
     def __init__(self, module: ModuleType, target: str, edit: Edit | None = None) -> None:
         self.module, self.target, self.edit = module, target, edit
@@ -42,33 +46,52 @@ class Emulated:
         return Launcher(self, getattr(self.module, name))
 
     def launch(self, kernel: Any, grid: tuple[int], named: dict[str, Any], options: dict[str, Any]) -> None:
-        """What `kernel[grid](**named, **options)` does on a GPU."""
+        """What `kernel[grid](**named, **options)` does on a GPU; where there is no interpreter, it only compiles."""
+        compiled = self.compile(kernel, named, options)
+        if not isinstance(compiled, ptx.Compiled):
+            return
         memory, arguments, outputs = ptx.Memory(), [], []
-        for name, value in named.items():
+        results = written(kernel, options)
+        huge = any(isinstance(value, torch.Tensor) and value.numel() > HUGE for value in named.values())
+        for name in (name for name, _ in compiled.signature):
+            value = named[name]
             if not isinstance(value, torch.Tensor):
                 arguments.append(value)
-            elif name in written(kernel):
-                arguments.append(memory.alloc(value.numel(), NUMPY[value.dtype], name))
-                outputs.append((value, arguments[-1]))
-            else:
-                arguments.append(memory.put(value.numpy(), name))
-        self.compile(kernel, named, options).run(memory, grid[0], arguments)
-        for value, pointer in outputs:
-            result = memory.get(pointer, NUMPY[value.dtype], value.numel())  # faults where nothing was written
-            value.view(-1).copy_(torch.from_numpy(result))
+                continue
+            content, size = end_of(value) if huge else value, value.numel() * value.element_size()
+            start = size - content.numel() * content.element_size()
+            filling = content.numel() * content.element_size() if name in results else content.numpy()
+            base = memory.window(size, {start: filling}, name)
+            arguments.append(base)
+            if name in results:
+                outputs.append((content, base + start))
+        compiled.run(memory, grid[0], arguments, programs=[grid[0] - 1] if huge else None)
+        for content, pointer in outputs:
+            done = np.ones(content.numel(), bool)
+            if huge:  # only one program ran, and what the others would write is zero
+                done = memory.written(pointer, content.nbytes).reshape(content.numel(), -1)[:, 0]
+                content.zero_()
+            edges = np.flatnonzero(np.diff(done, prepend=False, append=False)).tolist()
+            for start, stop in zip(edges[::2], edges[1::2], strict=True):
+                result = memory.get(pointer + start * content.element_size(), NUMPY[content.dtype], stop - start)
+                content.view(-1)[start:stop] = torch.from_numpy(result)  # the memory faults where no one wrote
 
-    def compile(self, kernel: Any, named: dict[str, Any], options: dict[str, Any]) -> ptx.Compiled:
-        """As Triton's launcher specialises: 64-bit integers where needed, and multiples of 16 known to be such."""
+    def compile(self, kernel: Any, named: dict[str, Any], options: dict[str, Any]) -> Any:
+        """As Triton specialises: a 1 is a constant, multiples of 16 are known as such, and large numbers are i64."""
+        numbers = {name: value for name, value in named.items() if isinstance(value, int)}
         types = {
             name: TYPES[value.dtype] if isinstance(value, torch.Tensor) else "i64" if value >= 2**31 else "i32"
             for name, value in named.items()
+            if numbers.get(name) != 1
         }
-        whole = [name for name, value in named.items() if isinstance(value, int) and value % 16 == 0]
-        constants = {name: value for name, value in options.items() if name.isupper()}
+        whole = [name for name, value in numbers.items() if value % 16 == 0]
+        constants = {name: 1 for name, value in numbers.items() if value == 1}
+        constants |= {name: value for name, value in options.items() if name.isupper()}
         others = {name: value for name, value in options.items() if not name.isupper()}
-        key = kernel.fn, self.target, str(types), str(whole), str(options)
+        key = kernel.fn, self.target, str(types), str(whole), str(constants), str(others)
         if key not in self.compiled:
-            self.compiled[key] = ptx.compile(kernel, types, constants, target=self.target, divisible=whole, **others)
+            build = ptx.compile if self.target.startswith("sm_") else compile_amd
+            self.compiled[key] = build(kernel, types, constants, target=self.target, divisible=whole, **others)
         found = self.compiled[key]
         return self.edit(found) if self.edit else found
 
@@ -86,31 +109,75 @@ class Launcher:
         )
 
 
-def written(kernel: Any) -> set[str]:
+def compile_amd(
+    kernel: Any, types: dict[str, str], constants: dict[str, Any], *, target: str, divisible: list[str], **options: Any
+) -> Any:
+    """What Triton makes for an AMD GPU, as far as a binary; there is no interpreter of its assembly."""
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+    from triton.compiler import compile as triton_compile
+
+    source = ASTSource(
+        kernel,
+        {name: "constexpr" if name in constants else types[name] for name in kernel.arg_names},
+        constexprs={(kernel.arg_names.index(name),): value for name, value in constants.items()},
+    )
+    return triton_compile(source, target=GPUTarget("hip", target, 64), options=options)
+
+
+def end_of(value: torch.Tensor) -> torch.Tensor:
+    """The elements of a tensor that exist in a launch where one is huge: the last ones, from an aligned place."""
+    return value.view(-1)[max(0, value.numel() // 32 * 32 - WINDOW) :]
+
+
+def written(kernel: Any, constants: dict[str, Any]) -> set[str]:
     """The arguments that a kernel writes, all of whose bytes it must write."""
+    if not kernel.__name__.startswith("encode"):
+        return {"found", "out"}
     if kernel.__name__ == "encode_blocks":
         return {"absmax", "codes"}
-    return {"codes"} if kernel.__name__ == "encode_elements" else {"found", "out"}
+    scales = {"scales"} if constants.get("SYMMETRIC", True) else {"scales", "zeros"}
+    return {"codes"} | (scales if constants.get("FIND") else set())
 
 
 @contextlib.contextmanager
-def emulated(module: ModuleType | None = None, target: str = "sm_90", edit: Edit | None = None) -> Iterator[Any]:
-    """The triton implementation, on CPU tensors, with its kernels (or those of `module`) run by the PTX interpreter."""
+def emulated(
+    mutated: dict[str, ModuleType] | None = None, target: str = "sm_90", edit: Edit | None = None
+) -> Iterator[Any]:
+    """The triton implementation, on CPU tensors, with its kernels run by the PTX interpreter.
+
+    `mutated` maps names of modules of kernels to what takes their place.
+    """
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(triton_codebook, "kernels", Emulated(module or kernels, target, edit))
-        patch.setattr(triton_codebook, "_check_device", lambda codec, device: None)
+        for launcher in LAUNCHERS:
+            own = (mutated or {}).get(launcher.kernels.__name__, launcher.kernels)
+            patch.setattr(launcher, "kernels", Emulated(own, target, edit))
+            patch.setattr(launcher, "check_device", lambda codec, device: None)
         yield IMPLEMENTATIONS["triton"]
 
 
-def compare(how: Any, codec: Any, x: np.ndarray, given: Planes | None = None, dtype: str | None = None) -> None:
+def compare(how: Any, codec: Any, x: np.ndarray, given: Planes | None = None) -> None:
     """Encode and decode here and in the reference, and require the same bits."""
-    given, spec = given or {}, ArraySpec(x.shape, dtype or x.dtype.name)
+    decode(how, codec, encode(how, codec, x, given or {}), x.shape, x.dtype.name)
+
+
+def encode(how: Any, codec: Any, x: np.ndarray, given: Planes) -> Planes:
+    """Encode here and in the reference, and require the same bits."""
     want = codec.encode(x, given)
     planes = how.encode(from_numpy(x), codec, {name: from_numpy(plane) for name, plane in given.items()})
     for name, plane in want.items():
         same_bits(to_numpy(planes[name]), plane, f"{codec}: {name}", x)
-    decoded = how.decode(codec, {name: from_numpy(plane) for name, plane in want.items()}, spec, {})
-    same_bits(to_numpy(decoded), codec.decode(want, spec), f"{codec}: decoded", x)
+    return want
+
+
+def decode(how: Any, codec: Any, planes: Planes, shape: tuple[int, ...], dtype: str) -> None:
+    """Decode here and in the reference, and require the same bits."""
+    spec = ArraySpec(shape, dtype)
+    decoded = how.decode(codec, {name: from_numpy(plane) for name, plane in planes.items()}, spec, {})
+    same_bits(to_numpy(decoded), codec.decode(planes, spec), f"{codec}: decoded to {dtype}")
+
+
+SPECIAL = (0, 1e-40, 1e-31, 2.0**-100, 1e30, 2.0**125, 3e38, np.inf, np.nan, -0.0, 1, 2.0**127)
 
 
 def sample(n: int, dtype: str = "float32", seed: int = 0) -> np.ndarray:
@@ -119,78 +186,21 @@ def sample(n: int, dtype: str = "float32", seed: int = 0) -> np.ndarray:
     with np.errstate(all="ignore"):
         x = (rng.standard_normal(n) * 0.02).astype(np.float32)
         for k, start in enumerate(range(0, n - 64, max(64, n // 12 // 64 * 64))):
-            scale = (0, 1e-40, 1e-31, 2.0**-100, 1e30, 2.0**125, 3e38, np.inf, np.nan, -0.0, 1, 2.0**127)[k % 12]
+            scale = SPECIAL[k % 12]
             x[start : start + 64] = np.float32(scale) * np.clip(x[start : start + 64] * 25, -1, 1)
             x[start + 3] = scale
         return x.astype(numpy_dtype(dtype))
 
 
-class Far(NamedTuple):
-    """A kernel with its constants, to be run at the end of a tensor of more than 2^32 elements."""
-
-    name: str
-    block: int
-    constants: dict[str, Any]
-
-    def run(self, module: ModuleType, n: int = 2**32 + 2**20) -> None:
-        """Run the last program on a tensor of which only the end exists; require the bits of the reference."""
-        kernel, block, first = getattr(module, self.name), self.block, (n - TILE) // self.block
-        blocks, rng = -(-n // block), np.random.default_rng(1)
-        x = rng.integers(0, 2**16, TILE, np.uint16)
-        codes = rng.integers(0, 256, TILE // 2, np.uint8)
-        scales = rng.choice(sample(4096).view(np.uint32), blocks - first)
-        table = ac.Codebook("nf4").tables({})
-        whole = {"bounds": table.bounds, "order": table.codes, "values": table.values, "offset": table.values}
-        ends = {"source": (x, n), "out": (x, n), "codes": (codes, n // 2), "absmax": (scales, blocks)}
-        ends["found"] = (scales, blocks)
-        numbers = {"n": n, "blocks": blocks, "block": block, "runs": 1, "total": blocks}
-        memory, arguments, named, outputs = ptx.Memory(), [], {}, {}
-        for name in [arg for arg in kernel.arg_names if arg not in self.constants]:
-            if name in numbers:
-                named[name] = numbers[name]
-                arguments.append(numbers[name])
-                continue
-            content, length = (whole[name], whole[name].size) if name in whole else ends[name]
-            named[name] = torch.empty(0, dtype=getattr(torch, content.dtype.name))
-            start = (length - content.size) * content.itemsize
-            filled = content.nbytes if name in written(kernel) else content
-            arguments.append(memory.window(length * content.itemsize, {start: filled}, name))
-            if name in written(kernel):
-                outputs[name] = arguments[-1] + start
-        options = {**self.constants, "num_warps": 4, "enable_fp_fusion": False}
-        grid = -(-blocks // self.constants["ROWS"]) if "ROWS" in self.constants else n // TILE
-        Emulated(module, "sm_90").compile(kernel, named, options).run(memory, grid, arguments, programs=[grid - 1])
-        want = self.expected(x, codes, scales, n - TILE - first * block)
-        for name, pointer in outputs.items():
-            got = memory.get(pointer, want[name].dtype, want[name].size)
-            assert got.tobytes() == want[name].tobytes(), f"{self.name}: {name} differs behind 2^31 elements"
-
-    def expected(self, x: np.ndarray, codes: np.ndarray, scales: np.ndarray, before: int) -> Planes:
-        """What the reference makes of it, where `before` elements of the first block are not at hand."""
-        codec, absmax = ac.Codebook("nf4", block_size=self.block), scales.view(np.float32)
-        padded = np.concatenate([np.zeros(before, np.uint16), x]).view(numpy_dtype("bfloat16"))
-        if self.name.startswith("decode"):
-            planes = {"codes": np.concatenate([np.zeros(before // 2, np.uint8), codes]), "absmax": absmax}
-            return {"out": codec.decode(planes, ArraySpec(padded.shape, "bfloat16"))[before:]}
-        if self.name == "encode_elements":
-            return {"codes": codec.encode(padded, {"absmax": absmax})["codes"][before // 2 :]}
-        if self.name == "encode_blocks":
-            return codec.encode(padded)
-        return {"found": (x.astype(np.uint32) << 16 & 0x7FFFFFFF).reshape(-1, self.block).max(axis=1)}
-
-
-TILE = triton_codebook.TILE
-_BLOCKS = {"KIND": 1, "BITS": 4, "BLOCK": 64, "ROWS": TILE // 64, "TAIL": False}
-_ELEMENTS = {"KIND": 1, "BITS": 4, "TILE": TILE}
-FAR = [
-    Far("encode_blocks", 64, _BLOCKS),
-    Far("absmax_runs", 64, {"KIND": 1, "RUN": 64, "ROWS": TILE // 64}),
-    Far("encode_elements", 96, _ELEMENTS | {"LARGE": False}),
-    Far("encode_elements", 5002, _ELEMENTS | {"LARGE": True}),
-    Far("decode_blocks", 64, _BLOCKS | {"OFFSET": False}),
-    Far("decode_elements", 96, _ELEMENTS | {"LARGE": False, "OFFSET": False}),
-    Far("decode_elements", 5002, _ELEMENTS | {"LARGE": True, "OFFSET": False}),
-]
+def sample_tiles(shape: tuple[int, ...], tile: tuple[int | None, int | None], dtype: str) -> np.ndarray:
+    """Weights in tiles of rows and columns, each third of which is zero, subnormal, huge or not finite."""
+    rng, height, width = np.random.default_rng(0), tile[0] or shape[-2], tile[1] or shape[-1]
+    _, row, column = np.indices((int(np.prod(shape[:-2])), *shape[-2:]))
+    index = (row // height * 5 + column // width).reshape(shape)
+    with np.errstate(all="ignore"):
+        factor = np.where(index % 3 == 0, np.array(SPECIAL, np.float32)[index // 3 % 12], np.float32(0.02))
+        x = factor * np.clip(rng.standard_normal(shape), -1, 1).astype(np.float32)
+        return x.astype(numpy_dtype(dtype))
 
 
 FORBIDDEN = r"\b(div\.full|div\.approx|rcp|ex2|sqrt|fma|mad\.f32|mad\.rn|sin|cos)\S*|\S*\.ftz\S*"

@@ -2,18 +2,18 @@
 
 import json
 import math
+import time
 
 import numpy as np
 import pytest
 
 import arraycodec as ac
 from arraycodec import registry
-from arraycodec.checkpoints import bench_peers
 from arraycodec.checkpoints import demo as demo_module
-from arraycodec.checkpoints.bench import bench, parse_size, power_of
-from arraycodec.checkpoints.bench_peers import Peer, peers
+from arraycodec.checkpoints.bench import bench, parse_shape, takes
+from arraycodec.checkpoints.bench_case import power_of
 from arraycodec.checkpoints.demo import demo
-from arraycodec.checkpoints.demo_plot import pareto, short
+from arraycodec.checkpoints.demo_plot import pareto
 from arraycodec.checkpoints.machine import machine
 from arraycodec.checkpoints.timing import medians
 from tests.checkpoints.support import listing, model, normal, write
@@ -23,14 +23,14 @@ SCHEMES = ["nf4", "nf4-double"]
 
 def test_bench_on_random_numbers():
     said = []
-    found = bench(size=(32, 256), schemes=SCHEMES, quick=True, say=said.append)
+    found = bench(shape=(32, 256), schemes=SCHEMES, quick=True, say=said.append)
     assert [(case.scheme, case.dtype) for case in found.cases] == [(scheme, "float32") for scheme in SCHEMES]
     assert said == ["nf4 float32", "nf4-double float32"]
     assert all(case.elements == 32 * 256 and case.copy > 0 and case.encode > 0 for case in found.cases)
     x = np.random.default_rng(0).standard_normal((32, 256), np.float32) * np.float32(0.02)
     stated = ac.error(x, ac.encode(x, "nf4"))
     assert found.quality[0].snr_db == pytest.approx(stated.snr_db, abs=1e-6)
-    assert found.quality[0].mae == pytest.approx(stated.mae)
+    assert found.quality[0].mae == pytest.approx(stated.mae) and found.quality[0].max_abs == stated.max_abs
     assert found.quality[0].bits_per_element == 4.5
     data = json.loads(json.dumps(found.to_json(), allow_nan=False))
     assert data["cases"][0]["decode_in_copies"] == found.cases[0].decode / found.cases[0].copy
@@ -49,34 +49,29 @@ def test_bench_on_a_file(tmp_path):
 
 def test_bench_leaves_the_number_of_threads_alone():
     before = ac.get_num_threads()
-    bench(size=(8, 64), schemes=["nf4"], quick=True)
+    bench(shape=(8, 64), schemes=["nf4"], quick=True)
     assert ac.get_num_threads() == before
 
 
 @pytest.mark.parametrize("bad", ["", "64", "64x", "x64", "0x64", "-1x3", "axb", "1x2x3"])
 def test_bad_sizes(bad):
     with pytest.raises(ac.ArgumentError, match="ROWSxCOLS"):
-        parse_size(bad)
+        parse_shape(bad)
 
 
 def test_sizes_and_medians():
-    assert parse_size("4096x11008") == (4096, 11008)
+    assert parse_shape("4096x11008") == (4096, 11008)
     calls = []
     assert medians(lambda: calls.append(1), quick=True)[0] > 0
     assert len(calls) >= 4
+    calls.clear()
+    medians(lambda: calls.append(1), lambda: time.sleep(0.6), warm=True)
+    assert len(calls) == 6  # two turns, for what takes long, and three of what is short in each
 
 
-def test_peers_that_are_installed_are_measured_and_others_are_noted(monkeypatch):
-    pytest.importorskip("torch")
-    found, notes = peers(normal(16, 256), ["nf4"], lambda what: None)
-    assert {"torch"} <= {peer.name for peer in found}
-    assert all(isinstance(peer, Peer) and peer.seconds > 0 and peer.ours > 0 for peer in found)
-    json.dumps([peer.to_json() for peer in found], allow_nan=False)
-    with pytest.raises(ValueError, match="no whole number of blocks"):
-        bench_peers._bitsandbytes(normal(16, 100), "nf4")
-    monkeypatch.setattr("arraycodec.checkpoints.bench_peers.find_spec", lambda name: None)
-    found, notes = peers(normal(16, 256), ["nf4"], lambda what: None)
-    assert not found and notes == [f"{n}: not installed" for n in ("torch", "bitsandbytes", "jax", "jax.jit")]
+def test_what_a_codec_takes():
+    assert takes(ac.codec("nf4"), normal(3, 5)) and takes(ac.codec("nf4-double"), normal(3, 5, dtype="bfloat16"))
+    assert not takes(ac.codec("nf4"), np.arange(5)) and not takes(ac.codec("nf4-double"), np.arange(5.0))
 
 
 def test_power():
@@ -141,10 +136,9 @@ def test_demo_says_what_is_missing(tmp_path, monkeypatch):
 def test_demo_of_the_sample():
     found = demo(plot=False)
     assert found.ok and found.tensors > 30
-    assert all(o.snr_db > 17 and o.bytes_after < o.bytes_before / 3 for o in found.outcomes)
+    assert all(o.snr_db > 17 and o.bytes_after < o.bytes_before / 1.8 for o in found.outcomes)
 
 
-def test_pareto_and_short_names():
+def test_pareto():
     assert pareto([(4.5, 20), (4.5, 21), (3, 10), (9, 21), (9, 44)]) == [(3, 10), (4.5, 21), (9, 44)]
     assert pareto([]) == []
-    assert short("model.layers.0.mlp.up_proj.weight") == "0.mlp.up_proj"

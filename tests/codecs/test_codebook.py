@@ -13,7 +13,7 @@ import arraycodec as ac
 from arraycodec.primitives import codebooks
 from arraycodec.primitives.floats import recip_rn
 from arraycodec.primitives.jit import kernel
-from arraycodec.registry import from_json
+from arraycodec.registry import CODECS, from_json
 from arraycodec.spec import numpy_dtype
 from arraycodec_conformance import oracles
 from arraycodec_conformance.cases import CASES, RISING16, Case
@@ -30,9 +30,10 @@ DISTRIBUTIONS = ("normal", "uniform", "cauchy", "thresholds", "sparse", "log-nor
 # -- bitsandbytes
 
 
-@pytest.mark.parametrize("name", ["nf4", "fp4", "dynamic"])
+@pytest.mark.parametrize("name", ["nf4", "fp4", "af4", *oracles.BITSANDBYTES_MAPS])
 def test_tables_are_bitsandbytes_tables(name: str) -> None:
-    same_bits(np.asarray(codebooks.table(name).values), oracles.bitsandbytes_table(name), name)
+    want = oracles.bitsandbytes_table(name) + np.float32(0)  # -0 is the value +0
+    same_bits(np.asarray(codebooks.table(name).values), want, name)
 
 
 @pytest.mark.level("default")
@@ -161,12 +162,14 @@ def test_double_quantisation_decodes_as_bitsandbytes_does(table: str) -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: ac.Codebook("nf5"), "codebook: table must be one of nf4, fp4, dynamic, user4, user8, got 'nf5'"),
+        (lambda: ac.Codebook("nf5"), "codebook: table must be one of nf4, fp4, af4, nf8, dynamic, .*, got 'nf5'"),
+        (lambda: ac.Codebook("nf8", flavour="bnb-cpu"), "flavour of nf8 must be None, got 'bnb-cpu'"),
+        (lambda: ac.Codebook("linear", flavour="cuda"), "flavour of linear must be None, 'bnb-cpu', got 'cuda'"),
         (lambda: ac.Codebook("nf4", 0), r"codebook nf4: block_size must be an integer >= 1 or None .*, got 0"),
         (lambda: ac.Codebook("nf4", True), "block_size must be an integer"),
         (lambda: ac.Codebook("nf4", flavour="bnb-cpu"), "flavour of nf4 must be None, got 'bnb-cpu'"),
         (lambda: ac.Codebook("nf4", offset=1), "offset must be True or False, got 1"),
-        (lambda: ac.codec("nf9"), "'nf9' is not known, closest are nf4"),
+        (lambda: ac.codec("nf9"), "'nf9' is not known, closest are nf8, nf4"),
         (lambda: ac.codec("nf4", block=64), "unexpected keyword argument 'block'"),
         (lambda: ac.encode(np.ones(64), "nf4"), "dtype must be one of float32, bfloat16, float16, got float64"),
         (lambda: ac.encode(np.ones(64, np.float32), ac.Codebook("user4")), "given must hold the plane 'codebook'"),
@@ -257,10 +260,8 @@ def test_wrong_planes_are_refused() -> None:
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_codec_is_a_value(case: Case) -> None:
-    from arraycodec import Codebook, Then  # noqa: F401  # what repr names
-
-    codec = case.codec
-    assert eval(repr(codec)) == codec
+    codec, names = case.codec, {cls.__name__: getattr(ac, cls.__name__) for cls in (*CODECS.values(), ac.Then)}
+    assert eval(repr(codec), names) == codec
     assert from_json(json.loads(json.dumps(codec.to_json()))) == codec
     assert hash(codec) == hash(from_json(codec.to_json()))
 

@@ -1,0 +1,241 @@
+"""`NVFP4`: 4-bit floats times a float8 scale per 16 elements, over one float32 scale for the whole array.
+
+The specification is docs/format/nvfp4.md; the kernels below are its pseudo-code and the fast CPU implementation.
+Encoding, in the order in which every backend does it:
+    1  widen to float32 bits, reading elements with exponent field 0 as a zero;
+    2  the global scale, about 2688 / absmax of the array (`global_scale`): a divisor;
+    3  absmax of each block, and from it the scale of the block in float8_e4m3fn (`block_scale`);
+    4  the step of the block, d = scale / global scale, and y = x / d, each an IEEE quotient;
+    5  the code of |y| in float4_e2m1fn, rounded to nearest even and saturated; the sign is that of x, a zero has none;
+    6  the codes two to a byte, the first in the low nibble.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from arraycodec.base import Codec, Fetch, Given, Planes
+from arraycodec.primitives.blockwise import quantise_pieces
+from arraycodec.primitives.casts import float32_to_small
+from arraycodec.primitives.floats import (
+    BIG_SCALE,
+    FLOAT32,
+    INFINITY,
+    KINDS,
+    LOWER,
+    MAGNITUDE,
+    MIN_SCALE,
+    NAN,
+    ONE,
+    as_bits,
+    as_float,
+    rounded,
+)
+from arraycodec.primitives.formats import FORMATS, values
+from arraycodec.primitives.grid import codes_shape, scales_shape
+from arraycodec.primitives.jit import inlined, kernel
+from arraycodec.primitives.memory import bits, empty
+from arraycodec.primitives.packing import store_dense
+from arraycodec.primitives.runs import store_products
+from arraycodec.primitives.scales import RUN, absmax_of_blocks, load, settle
+from arraycodec.primitives.small_blocks import ALLOWED, blocks_around, is_small, load_values, maxima, values_per_byte
+from arraycodec.spec import ArraySpec, spec_of
+
+ARITHMETIC = ("float32", "eager")
+LARGEST = 6.0  # of float4_e2m1fn
+TOP = 2688.0  # 448 * 6: what the largest element becomes
+EPSILON = 0x20  # 0.125, the scale of a block that rounds to 0
+NAN_SCALE = 0x7F
+# Global scales in use: then no step, and no product of a step with a value, is subnormal or infinite by itself.
+LOWEST_GLOBAL, HIGHEST_GLOBAL = np.uint32(10 << 23), np.uint32(242 << 23)  # 2^-117 and 2^115
+E2M1, E4M3 = FORMATS["float4_e2m1fn"].casting(), FORMATS["float8_e4m3fn"].casting()
+
+
+@dataclass(frozen=True)
+class NVFP4(Codec):
+    """NVIDIA's FP4: `x = value * scale / global_scale`, with a float8 scale per 16 elements.
+
+    block_size  elements of the flattened array per scale: a power of two from 8 to 1024.
+    arithmetic  "float32", or "eager" to round the reciprocal and the product that make the global scale, and a sixth of
+                each block's absmax, to the array's dtype, as compressed-tensors does.
+
+    Arrays are float32, bfloat16 or float16 of any shape. Planes: `codes`, packed uint8, the first element of a pair in
+    the low nibble; float8_e4m3fn `scales`; float32 `global_scale`, a divisor of shape (1,). `given` may hold the global
+    scale, so that arrays share it (`arraycodec.shared_global_scale`), and with it the scales.
+
+    >>> import numpy as np, arraycodec as ac
+    >>> enc = ac.encode(np.linspace(-1, 1, 32, dtype=np.float32), ac.NVFP4())
+    >>> enc.planes["scales"].tolist(), enc.planes["global_scale"].tolist()
+    ([448.0, 448.0], [2688.0])
+    """
+
+    name: ClassVar[str] = "nvfp4"
+    dtypes: ClassVar[tuple[str, ...]] = tuple(KINDS)
+    scale: ClassVar[str | None] = "scales"
+
+    block_size: int = 16
+    arithmetic: str = "float32"
+
+    def __post_init__(self) -> None:
+        if not is_small(self.block_size):
+            raise self.fail("block_size", ALLOWED, self.block_size)
+        if self.arithmetic not in ARITHMETIC:
+            raise self.fail("arithmetic", " or ".join(map(repr, ARITHMETIC)), self.arithmetic)
+
+    def planes(self, spec: ArraySpec) -> dict[str, ArraySpec]:
+        return {
+            "codes": ArraySpec(codes_shape(spec, self.block_size, 4), "uint8"),
+            "scales": ArraySpec(scales_shape(spec, self.block_size, 4), "float8_e4m3fn"),
+            "global_scale": ArraySpec((1,), "float32"),
+        }
+
+    def marked(self, scales: np.ndarray) -> np.ndarray:
+        return (scales.view(np.uint8) & NAN_SCALE) == NAN_SCALE
+
+    def encode(self, x: np.ndarray, given: Given | None = None) -> Planes:
+        given, spec = given or {}, spec_of(x)
+        self.supports(spec)
+        if "scales" in given and "global_scale" not in given:
+            raise self.fail("given", "a global_scale together with scales", sorted(given))
+        planes = {name: np.array(given[name], plane.numpy_dtype) if name in given else empty(plane)
+                  for name, plane in self.planes(spec).items()}  # fmt: skip
+        source, kind = bits(x), KINDS[spec.dtype]
+        arithmetic = arithmetic_kind(self, spec)
+        if "global_scale" not in given:
+            planes["global_scale"].view(np.uint32)[:] = global_scale(absmax_of(source, kind), arithmetic)
+        codes, scales = planes["codes"].reshape(-1), bits(planes["scales"])
+        divisor = planes["global_scale"].view(np.uint32)[0]
+
+        def quantise(start: int, stop: int) -> None:
+            encode_range(
+                source, kind, self.block_size, "scales" in given, scales, divisor, arithmetic, _scales, codes,
+                start, stop,
+            )  # fmt: skip
+
+        quantise_pieces(spec.size, quantise)
+        return planes
+
+    def decode(
+        self, planes: Planes, spec: ArraySpec, given: Given | None = None, out: np.ndarray | None = None
+    ) -> np.ndarray:
+        out = empty(spec) if out is None else out
+        target, kind = out.reshape(-1).view(f"u{out.dtype.itemsize}"), KINDS[spec.dtype]
+        codes, scales, divisor = bits(planes["codes"]), bits(planes["scales"]), bits(planes["global_scale"])[0]
+
+        def work(start: int, stop: int) -> None:
+            decode_range(
+                codes, scales, divisor, _scales, values_per_byte("float4_e2m1fn"), self.block_size, target, kind,
+                start, stop,
+            )  # fmt: skip
+
+        quantise_pieces(spec.size, work)
+        return out
+
+    def read(self, fetch: Fetch, spec: ArraySpec, start: int, stop: int) -> np.ndarray:
+        """Whole blocks around the range; each begins at a byte."""
+        first, part, pieces = blocks_around(spec, self.block_size, 4, start, stop)
+        planes = {name: fetch(name, pieces.get(name, slice(None))) for name in self.planes(spec)}
+        planes = {name: planes[name].reshape(s.known_shape) for name, s in self.planes(part).items()}
+        return self.decode(planes, part)[start - first : stop - first]
+
+
+_scales = values("float8_e4m3fn")
+
+
+def arithmetic_kind(codec: NVFP4, spec: ArraySpec) -> int:
+    """The format to which the arithmetic of scales is rounded."""
+    return KINDS[spec.dtype] if codec.arithmetic == "eager" else FLOAT32
+
+
+def absmax_of(source: np.ndarray, kind: int) -> np.uint32:
+    """The bits of the largest magnitude of an array: the canonical NaN where it is not finite, 0 below 2^-100."""
+    return absmax_of_blocks(source, kind, source.size)[0] if source.size else np.uint32(0)
+
+
+@kernel
+def global_scale(absmax, arithmetic):
+    """Step 2: 2688 times the reciprocal, both rounded to the arithmetic's dtype; 1 where that is no finite number."""
+    if absmax >= INFINITY or absmax < MIN_SCALE:
+        return ONE
+    # So that the reciprocal is a normal number.
+    lower, top = (LOWER, np.float32(TOP / 16)) if absmax >= BIG_SCALE else (np.uint32(0), np.float32(TOP))
+    reciprocal = rounded(as_bits(np.float32(1) / as_float(np.uint32(absmax - lower))), arithmetic)
+    scale = rounded(as_bits(as_float(reciprocal) * top), arithmetic)
+    return scale if scale < INFINITY else ONE
+
+
+@kernel
+def encode_range(source, kind, block, known, scales, divisor, arithmetic, table, codes, start, stop):
+    """Steps 3 to 6 for the elements start..stop in runs; `start` is a multiple of RUN, and so of `block`."""
+    run, tree = np.empty(RUN, np.uint32), np.empty(RUN >> 1, np.uint32)
+    steps, q = np.empty(RUN, np.float32), np.empty(RUN, np.uint8)
+    x = run.view(np.float32)
+    for at in range(start, stop, RUN):
+        count = min(RUN, stop - at)
+        first, blocks = at // block, (count + block - 1) // block
+        load(source, kind, at, count, run)
+        if not known:
+            maxima(run, count, block, tree)
+            for b in range(blocks):
+                scales[first + b] = block_scale(tree[b], divisor, arithmetic)
+        spread_steps(run, scales[first : first + blocks], divisor, table, block, steps)
+        for i in range(count):
+            y = as_bits(x[i] / steps[i]) if run[i] & MAGNITUDE else np.uint32(0)
+            q[i] = np.uint8(float32_to_small(y, E2M1))
+        store_dense(q, codes, 4, at, count)
+
+
+@inlined
+def spread_steps(run, scales, divisor, table, block, steps):
+    """The step of each element of a run; elements whose step is 0 or NaN become 0."""
+    for b in range(scales.size):
+        part, step = steps[b * block : (b + 1) * block], step_of(table[scales[b]], divisor)
+        if not step > np.float32(0):
+            run[b * block : (b + 1) * block] = 0
+            step = np.float32(1)
+        for i in range(part.size):
+            part[i] = step
+
+
+@inlined
+def block_scale(absmax, divisor, arithmetic):
+    """Step 3: the code of absmax / 6 * global scale, 0.125 where it is a zero's; NaN where either is out of range."""
+    if absmax >= INFINITY or divisor < LOWEST_GLOBAL or divisor >= HIGHEST_GLOBAL:
+        return np.uint8(NAN_SCALE)
+    sixth = rounded(as_bits(as_float(absmax) / np.float32(LARGEST)), arithmetic)
+    code = float32_to_small(as_bits(as_float(sixth) * as_float(divisor)), E4M3)
+    return np.uint8(code) if code else np.uint8(EPSILON)
+
+
+@inlined
+def step_of(scale, divisor):
+    """What a value is multiplied with: scale / global scale, NaN where a global scale is out of range."""
+    usable = divisor >= LOWEST_GLOBAL and divisor < HIGHEST_GLOBAL
+    return scale / as_float(divisor) if usable else as_float(NAN)
+
+
+@kernel
+def decode_range(codes, scales, divisor, table, pairs, block, out, kind, start, stop):
+    """Decode the elements start..stop; `start` is a multiple of RUN."""
+    y, steps, q = np.empty(RUN, np.float32), np.empty(RUN, np.float32), np.empty(RUN, np.uint8)
+    for at in range(start, stop, RUN):
+        count = min(RUN, stop - at)
+        first, blocks = at // block, (count + block - 1) // block
+        load_values(codes, 4, at, count, pairs, q, y)
+        settle_steps(y, scales[first : first + blocks], divisor, table, block, steps)
+        store_products(y, steps, kind, out[at : at + count])
+
+
+@inlined
+def settle_steps(y, scales, divisor, table, block, steps):
+    """The step of each element of a run; values whose step is not positive are multiplied with it here."""
+    for b in range(scales.size):
+        part, step = steps[b * block : (b + 1) * block], step_of(table[scales[b]], divisor)
+        if not step > np.float32(0):
+            settle(y[b * block : (b + 1) * block], step, np.float32(0), False)
+            step = np.float32(1)
+        for i in range(part.size):
+            part[i] = step

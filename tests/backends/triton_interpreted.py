@@ -1,0 +1,44 @@
+"""Tests of the Triton kernels where TRITON_INTERPRET is set: test_triton_interpreter.py starts them in such a process."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import arraycodec as ac
+from arraycodec.spec import numpy_dtype
+from arraycodec_conformance.plugin import Level
+from arraycodec_torch import IMPLEMENTATIONS
+from tests.backends.triton_cases import CASES, Case, cases
+from tests.backends.triton_emulation import LAUNCHERS, compare
+
+TRITON = IMPLEMENTATIONS["triton"]
+
+
+@pytest.fixture
+def few_programs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program costs a millisecond, an element almost nothing."""
+    for launcher in LAUNCHERS:
+        if hasattr(launcher, "TILE"):
+            monkeypatch.setattr(launcher, "TILE", 1 << 15)
+
+
+@pytest.mark.parametrize("family", CASES)
+def test_bits(family: str, level: Level, few_programs: None) -> None:
+    for case in cases(family, level >= Level.full):
+        compare(TRITON, case.codec, case.array(), case.given)
+
+
+@pytest.mark.parametrize("family", CASES)
+def test_random_patterns_and_sizes(family: str, few_programs: None) -> None:
+    codec, rng = CASES[family][0].codec, np.random.default_rng(0)
+    for dtype in ("float32", "bfloat16", "float16"):
+        width = numpy_dtype(dtype).itemsize * 8
+        for shape in ((3, 128), (7, 1033), (0,), (), (1,)):
+            x = rng.integers(0, 2**width, shape, np.uint64).astype(f"u{width // 8}").view(numpy_dtype(dtype))
+            compare(TRITON, codec, x)
+
+
+def test_compositions(few_programs: None) -> None:
+    case = Case(ac.codec("nf4-double"), (7, 1033), "bfloat16")
+    compare(TRITON, case.codec, case.array())
