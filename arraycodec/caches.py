@@ -66,6 +66,9 @@ def append(cache: Encoded, x: Any, position: Any) -> Encoded:
 def _append(backend: Any, cache: Encoded, x: Any, position: Any) -> Encoded:
     # A function of its own, as api._encode is: a backend may have its tracer read another in its place.
     shared = _appending(backend, cache.codec, cache.spec, x, position)
+    owners = {registry.backend(type(plane)).NAME for plane in cache.planes.values()}
+    if owners != {backend.NAME}:
+        raise ArgumentError(f"append: x must be of the cache's framework {', '.join(owners)}, got {backend.NAME}")
     new = api.encode(x, cache.codec, given={name: cache.planes[name] for name in shared}).planes
     planes = {
         name: plane if name in shared else backend.put(plane, new[name], position)

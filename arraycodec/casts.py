@@ -1,7 +1,7 @@
 """`cast` and `uncast`: arrays of any framework to FP8, FP6 and FP4 numbers and back, with the same bits everywhere.
 
-They are the codec `Minifloat` without scales; frameworks' own casts differ in what overflows, in NaN and in which
-formats they have (docs/format/minifloat.md lists how).
+They are the codec `Minifloat` without scales, inside `jax.jit` and `torch.compile` too. Frameworks' own casts differ in
+what overflows, in NaN and in which formats they have (docs/format/minifloat.md lists how).
 """
 
 from __future__ import annotations

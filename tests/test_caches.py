@@ -59,8 +59,17 @@ def part(x: np.ndarray, start: int, stop: int, framework: str) -> Any:
     return registry.framework(framework).from_numpy(np.ascontiguousarray(x[:, :, start:stop]))
 
 
-@pytest.mark.parametrize("framework", ["numpy", "torch", "jax"])
-@pytest.mark.parametrize("name", CODECS)
+TRACED = ("int8 per token", "fp8 per head", "int4 groups")
+ALL = [
+    pytest.param(
+        name, framework, marks=[pytest.mark.level("full")] if framework == "jax" and name not in TRACED else []
+    )
+    for name in CODECS
+    for framework in ("numpy", "torch", "jax")
+]
+
+
+@pytest.mark.parametrize(("name", "framework"), ALL)
 def test_appended_equals_encoded_at_once(name: str, framework: str) -> None:
     if framework != "numpy":
         pytest.importorskip(framework)
@@ -76,7 +85,7 @@ def test_appended_equals_encoded_at_once(name: str, framework: str) -> None:
     compare(ac.append(cache, part(x, 5, 9, framework), 5), want, f"{name}, written again")
 
 
-@pytest.mark.parametrize("name", ["int8 per token", "fp8 per head", "int4 groups"])
+@pytest.mark.parametrize("name", TRACED)
 def test_jax_traces_the_position(name: str) -> None:
     """One program for all positions, in place where the old cache is donated; positions of their own by vmap."""
     jax = pytest.importorskip("jax")
@@ -194,6 +203,14 @@ def test_bad_specs_and_tokens() -> None:
     for start, stop in ((0, 0), (3, 2), (-1, 4), (0, 17)):
         with pytest.raises(ac.ArgumentError, match="tokens: must be 0 <= start < stop <= 16"):
             ac.tokens(cache, start, stop)
+    torch = pytest.importorskip("torch")
+    with pytest.raises(ac.ArgumentError, match="append: x must be of the cache's framework numpy, got torch"):
+        ac.append(cache, torch.from_numpy(x), 0)
+    own = ac.kv_cache(cache.spec, cache.codec, framework="torch")
+    with pytest.raises(IndexError):
+        ac.append(own, torch.from_numpy(x[:, :, :4]), torch.tensor(13))
+    with pytest.raises(ac.ArgumentError, match="append: x must be on the cache's device meta, got cpu"):
+        ac.append(ac.kv_cache(cache.spec, cache.codec, framework="torch", device="meta"), torch.from_numpy(x), 0)
     with pytest.raises(ac.NonFiniteError):
         ac.append(cache, np.full_like(x, np.nan), 0)
     assert not cache.planes["codes"].any(), "nothing was written"

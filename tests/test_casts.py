@@ -38,9 +38,7 @@ def codes(x: np.ndarray, name: str, overflow: str) -> np.ndarray:
     found = ac.cast(x, name, overflow=overflow)
     if name in FP8:
         return found.view(np.uint8)
-    bits = FORMATS[name].bits
-    stream = np.unpackbits(found.reshape(-1), count=x.size * bits, bitorder="little").reshape(-1, bits)
-    return np.packbits(stream, axis=1, bitorder="little")[:, 0]
+    return float8.unpacked(found, FORMATS[name].bits, x.size)
 
 
 def inputs(name: str) -> dict[str, np.ndarray]:

@@ -38,7 +38,7 @@ from arraycodec.primitives.grid import BlockSize, check_block_size, codes_shape,
 from arraycodec.primitives.jit import inlined, kernel
 from arraycodec.primitives.memory import bits, empty
 from arraycodec.primitives.packing import load_dense, store_dense
-from arraycodec.primitives.runs import DIVISOR, INVERSE, buffers, load_run, multiplied_run, spread_integers
+from arraycodec.primitives.runs import DIVISOR, INVERSE, buffers, cut, load_run, multiplied_run, spread_integers
 from arraycodec.primitives.scales import RUN, lowered, scaled
 from arraycodec.spec import ArraySpec, spec_of
 
@@ -213,16 +213,17 @@ def foreign_scales(extremes, bits, symmetric, kind, scales, zeros):
 def encode_range(source, kind, grid, scales, scale_kind, zeros, native, arithmetic, bits, lowest, codes, start, stop):
     """Steps 4 to 6 for the elements start..stop; `start` is a multiple of 8."""
     run, shifts = np.empty(RUN, np.uint32), np.empty(RUN if zeros.size else 0, np.int8)
-    q, space = np.empty(RUN, np.uint8), buffers()
-    x, factors = run.view(np.float32), space[0]
+    q, (factors, ends, tiles) = np.empty(RUN, np.uint8), buffers()
+    x = run.view(np.float32)
     offset = 0 if bits == 8 else 1 << (bits - 1)
     low, high = np.float32(lowest), np.float32((1 << (bits - 1)) - 1)
     use = INVERSE if native else DIVISOR
     for at in range(start, stop, RUN):
         count = min(RUN, stop - at)
-        load_run(source, kind, grid, scales, scale_kind, use, at, count, run, space)
+        segment = cut(grid, at, count, ends, tiles)
+        load_run(source, kind, scales, scale_kind, use, segment, at, count, run, factors)
         if zeros.size:
-            spread_integers(zeros, grid, at, count, shifts, space)
+            spread_integers(zeros, segment, count, shifts)
         target = codes[at : at + count] if bits == 8 else q[:count]
         if native:
             integers(x, factors, shifts, low, high, offset, target)
@@ -278,7 +279,7 @@ def shortened(x, unit):
 def decode_range(codes, bits, grid, scales, scale_kind, zeros, out, kind, start, stop):
     """Decode the elements start..stop; `start` is a multiple of 8."""
     y, shifts = np.empty(RUN, np.float32), np.empty(RUN, np.int8)
-    q, space = np.empty(RUN, np.uint8), buffers()
+    q, (factors, ends, tiles) = np.empty(RUN, np.uint8), buffers()
     offset = np.float32(0 if bits == 8 else 1 << (bits - 1))
     for at in range(start, stop, RUN):
         count = min(RUN, stop - at)
@@ -290,8 +291,9 @@ def decode_range(codes, bits, grid, scales, scale_kind, zeros, out, kind, start,
         else:
             for i in range(count):
                 y[i] = np.float32(q[i]) - offset
+        segment = cut(grid, at, count, ends, tiles)
         if zeros.size:
-            spread_integers(zeros, grid, at, count, shifts, space)
+            spread_integers(zeros, segment, count, shifts)
             for i in range(count):
                 y[i] -= np.float32(shifts[i])  # a difference of small integers, exact
-        multiplied_run(y, grid, scales, scale_kind, at, count, kind, out, space)
+        multiplied_run(y, scales, scale_kind, segment, count, kind, out[at : at + count], factors)

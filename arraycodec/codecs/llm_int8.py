@@ -118,7 +118,7 @@ class LLMInt8(Codec):
         def quantise(start: int, stop: int) -> None:
             encode_range(source, kind, grid, found, codes.reshape(-1), start, stop)
 
-        encode_tiles(source, kind, grid, None if "scales" in given else rule, quantise)
+        encode_tiles(source, kind, grid, None if "scales" in given else rule, quantise, signed=False)
         planes: Planes = {"codes": codes, "scales": scales}
         if self.threshold:
             codes.reshape(-1, max(grid.columns, 1))[:, columns] = 0
@@ -198,7 +198,7 @@ def drop_outliers(source, kind, width, threshold, kept, found, first, last):
 def row_scales(extremes, scales):
     """Step 3."""
     for i in range(scales.size):
-        scales[i] = stored_scale(max(extremes[0, i], extremes[1, i]))
+        scales[i] = stored_scale(extremes[0, i])
 
 
 @kernel

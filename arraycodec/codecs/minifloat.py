@@ -41,7 +41,7 @@ from arraycodec.primitives.grid import BlockSize, check_block_size, codes_shape,
 from arraycodec.primitives.jit import inlined, kernel
 from arraycodec.primitives.memory import bits, empty
 from arraycodec.primitives.packing import load_dense, store_dense
-from arraycodec.primitives.runs import DIVISOR, INVERSE, buffers, load_run, multiplied_run, round_run
+from arraycodec.primitives.runs import DIVISOR, INVERSE, buffers, cut, load_run, multiplied_run, round_run
 from arraycodec.primitives.scales import RUN, load, multiply
 from arraycodec.spec import ArraySpec, spec_of
 
@@ -152,7 +152,7 @@ class Minifloat(Codec):
         known = not self.scaled or "scales" in given
         if not spec.size and not known:
             scales[:] = 0  # the whole of an empty array has a scale too
-        encode_tiles(source, kind, grid, None if known else rule, quantise)
+        encode_tiles(source, kind, grid, None if known else rule, quantise, signed=False)
         return planes
 
     def decode(
@@ -187,7 +187,7 @@ def own_scales(extremes, largest, kind, scales):
     """Step 3: absmax times the reciprocal of the format's largest number; a scale below 2^-100 is 0."""
     unit = np.float32(1) / largest
     for i in range(scales.size):
-        absmax = max(extremes[0, i], extremes[1, i])
+        absmax = extremes[0, i]
         scale = as_bits(as_float(absmax) * unit)
         scales[i] = NAN if absmax >= INFINITY else scale if scale >= MIN_SCALE else np.uint32(0)
 
@@ -196,7 +196,7 @@ def own_scales(extremes, largest, kind, scales):
 def foreign_scales(extremes, largest, kind, scales):
     """Step 3 in compressed-tensors' flavour: the quotient rounded to the dtype, and its eps where that is too small."""
     for i in range(scales.size):
-        absmax = max(extremes[0, i], extremes[1, i])
+        absmax = extremes[0, i]
         scale = rounded(as_bits(as_float(absmax) / largest), kind)
         scale = NAN if absmax >= INFINITY else scale if scale >= MIN_SCALE else EPSILON[kind]
         scales[i] = narrow(scale, kind)
@@ -205,13 +205,14 @@ def foreign_scales(extremes, largest, kind, scales):
 @kernel
 def encode_range(source, kind, grid, scales, scale_kind, native, arithmetic, casting, codes, start, stop):
     """Steps 4 to 6 for the elements start..stop; `start` is a multiple of 8."""
-    run, space = np.empty(RUN, np.uint32), buffers()
-    y, factors, q = run.view(np.float32), space[0], np.empty(RUN, np.uint8)
+    run, (factors, ends, tiles) = np.empty(RUN, np.uint32), buffers()
+    y, q = run.view(np.float32), np.empty(RUN, np.uint8)
     scaled, use = scales.size > 0, INVERSE if native else DIVISOR
     for at in range(start, stop, RUN):
         count = min(RUN, stop - at)
         if scaled:
-            load_run(source, kind, grid, scales, scale_kind, use, at, count, run, space)
+            segment = cut(grid, at, count, ends, tiles)
+            load_run(source, kind, scales, scale_kind, use, segment, at, count, run, factors)
         else:
             load(source, kind, at, count, run)
         if scaled and native:
@@ -242,7 +243,7 @@ def decode_range(codes, bits, widening, grid, scales, scale_kind, out, kind, sta
     run = np.empty(RUN, np.uint32)
     y = run.view(np.float32)
     q = np.empty(RUN, np.uint8)
-    space = buffers()
+    factors, ends, tiles = buffers()
     for at in range(start, stop, RUN):
         count = min(RUN, stop - at)
         load_dense(codes, bits, at, count, q)
@@ -251,6 +252,7 @@ def decode_range(codes, bits, widening, grid, scales, scale_kind, out, kind, sta
         for i in range(count):
             run[i] = small_to_float32(run[i], widening)
         if scales.size:
-            multiplied_run(y, grid, scales, scale_kind, at, count, kind, out, space)
+            segment = cut(grid, at, count, ends, tiles)
+            multiplied_run(y, scales, scale_kind, segment, count, kind, out[at : at + count], factors)
         else:
             multiply(y[:count], as_float(ONE), kind, out[at : at + count])

@@ -155,7 +155,7 @@ def extremes_of(part, kind, signed):
 
 @inlined
 def segments(grid, at, count, ends, tiles):
-    """Cut a run at the borders of tiles: where the segments end in it, the tiles they are of, and how many there are."""
+    """Cut a run at the borders of tiles: where its segments end, the tiles they are of, and how many there are."""
     _, rows, columns, height, width = grid
     across, down = -(-columns // width), -(-rows // height)
     row = at // columns if rows > 1 or at >= columns else 0

@@ -97,8 +97,11 @@ def store_dense(codes, packed, bits, start, count):
         quarters = target[: 2 * whole].view(np.uint16)
         for i in range(whole):
             quarters[i] = np.uint16(words[i] & np.uint64(0xFFFF))
-    else:
-        for i in range(whole):
+    else:  # whole words, of which the next covers the bytes in excess; the last ones byte by byte
+        wide = min(max(nbytes - 8 + bits, 0) // bits, whole)
+        for i in range(wide):
+            target[i * bits : i * bits + 8].view(np.uint64)[0] = words[i]
+        for i in range(wide, whole):
             for k in range(bits):
                 target[i * bits + k] = codes[8 * i + k]
     for k in range(nbytes - whole * bits):
@@ -123,8 +126,11 @@ def load_dense(packed, bits, start, count, codes):
         quarters = source[: 2 * whole].view(np.uint16)
         for i in range(whole):
             words[i] = np.uint64(quarters[i])
-    else:
-        for i in range(whole):
+    else:  # whole words, the bits in excess are masked below; the last ones byte by byte
+        wide = min(max(nbytes - 8 + bits, 0) // bits, whole)
+        for i in range(wide):
+            words[i] = source[i * bits : i * bits + 8].view(np.uint64)[0]
+        for i in range(wide, whole):
             w = np.uint64(0)
             for k in range(bits):
                 w |= np.uint64(source[i * bits + k]) << np.uint64(8 * k)

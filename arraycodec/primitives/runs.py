@@ -80,10 +80,10 @@ def spread(scales, kind, use, segment, count, factors):
 
 
 @inlined
-def spread_integers(integers, grid, at, count, out, space):
+def spread_integers(integers, segment, count, out):
     """A small integer of each tile, such as its zero point, for each element of a run."""
-    _, ends, tiles = space
-    found, lo = segments(grid, at, count, ends, tiles), 0
+    ends, tiles, found = segment
+    lo = 0
     if found == count:  # tiles of one column
         for i in range(count):
             out[i] = integers[tiles[i]]
@@ -97,18 +97,22 @@ def spread_integers(integers, grid, at, count, out, space):
 
 @kernel
 def buffers():
-    """What the runs below need besides the run itself: a factor per element, and room for segments."""
+    """What a run needs besides its elements: a factor for each, and room for segments."""
     return np.empty(RUN, np.float32), np.empty(RUN, np.int64), np.empty(RUN, np.int64)
 
 
 @inlined
-def load_run(source, kind, grid, scales, scale_kind, use, at, count, run, space):
+def cut(grid, at, count, ends, tiles):
+    """The segments of a run: their ends, their tiles, and how many there are."""
+    return ends, tiles, segments(grid, at, count, ends, tiles)
+
+
+@inlined
+def load_run(source, kind, scales, scale_kind, use, segment, at, count, run, factors):
     """Load a run, and its factors to be multiplied with (INVERSE) or divided by (DIVISOR).
 
     The result of that is +0 where a scale is NaN, negative or < 2^-100.
     """
-    factors, ends, tiles = space
-    segment = (ends, tiles, segments(grid, at, count, ends, tiles))
     load(source, kind, at, count, run)
     if not spread(scales, scale_kind, use, segment, count, factors):
         if use == INVERSE:
@@ -141,13 +145,11 @@ def round_run(run, kind):
 
 
 @inlined
-def multiplied_run(y, grid, scales, scale_kind, at, count, kind, out, space):
+def multiplied_run(y, scales, scale_kind, segment, count, kind, out, factors):
     """Multiply decoded values with their scales, round once, and write them.
 
     A zero keeps its sign under an ordinary scale, and is +0 under any other; a NaN is the canonical one.
     """
-    factors, ends, tiles = space
-    segment = (ends, tiles, segments(grid, at, count, ends, tiles))
     if not spread(scales, scale_kind, FACTOR, segment, count, factors):
         for i in range(count):
             scale = as_bits(factors[i])
@@ -155,7 +157,7 @@ def multiplied_run(y, grid, scales, scale_kind, at, count, kind, out, space):
                 u = flushed(as_bits(y[i] * factors[i]))
                 y[i] = as_float(NAN if (u & MAGNITUDE) > INFINITY else u)
                 factors[i] = np.float32(1)
-    store_products(y, factors, kind, out[at : at + count])
+    store_products(y, factors, kind, out)
 
 
 @inlined

@@ -20,9 +20,10 @@ from arraycodec_jax import arrays
 from arraycodec_jax.implementations import IMPLEMENTATIONS
 
 BAND = 1 << 18  # elements that are decoded at a time, unless the caller wants it otherwise
-SEARCHED = 1 << 12  # rows, and
-LARGEST = 1 << 23  # elements, up to which a band that stands by itself is looked for, as a part of
-MANY = 1 << 47  # elements
+# A band that stands by itself is looked for among those of so many rows and elements, as a part of MANY elements.
+SEARCHED = 1 << 12
+LARGEST = 1 << 23
+MANY = 1 << 47
 
 
 def dequant_matmul(x: Any, weight: Encoded, *, axis: int = 1, band: int | None = None) -> jax.Array:
@@ -31,8 +32,8 @@ def dequant_matmul(x: Any, weight: Encoded, *, axis: int = 1, band: int | None =
     x       (..., k), float32, bfloat16 or float16; the result is (..., n) of the same dtype.
     weight  an Encoded of (n, k); of (k, n) with axis=0. For stacked weights, `jax.vmap` this function.
     axis    the weight's axis of length k: 1 where it is (out, in), as torch has it; 0 where (in, out), as Flax has it.
-    band    the rows to decode at a time, rounded to what the codec's blocks allow; by default 2^18 elements. More
-            take more memory, and are faster on an accelerator.
+    band    the rows to decode at a time, rounded to what the codec's blocks allow; by default 2^18 elements. How
+            many are fastest depends on the device: those that its caches hold, on a CPU.
 
     Elements of the weight are those of `arraycodec.decode`, in the dtype of `x`; products are summed in float32, and
     the sum is rounded once. The order of a sum is XLA's, as in any product. The gradient with respect to `x` decodes
@@ -60,12 +61,12 @@ def dequant_matmul(x: Any, weight: Encoded, *, axis: int = 1, band: int | None =
 
 
 class Bands(NamedTuple):
-    """A matrix as `count` bands of `height` rows and one of `rest` rows, and what of its planes belongs to each.
+    """A matrix as `number` bands of `height` rows and one of `rest` rows, and what of its planes belongs to each.
 
     lengths   plane -> how much of its first axis belongs to a band; planes that are not in it belong to all.
     """
 
-    count: int
+    number: int
     height: int
     rest: int
     lengths: dict[str, int]
@@ -73,9 +74,10 @@ class Bands(NamedTuple):
     def decode(self, weight: Encoded, i: Any, rows: int, dtype: str) -> jax.Array:
         """The first `rows` rows of band i, in the weight's own dtype if that is narrow, else rounded to `dtype`."""
         spec = replace(weight.spec, shape=(rows, weight.spec.shape[1]))
-        own, planes = weight.codec.planes(spec), dict(weight.planes)
+        sizes: Any = {name: plane.shape[0] for name, plane in weight.codec.planes(spec).items() if plane.shape}
+        planes = dict(weight.planes)
         for name, length in self.lengths.items():
-            planes[name] = lax.dynamic_slice_in_dim(planes[name], i * length, own[name].shape[0])
+            planes[name] = lax.dynamic_slice_in_dim(planes[name], i * length, sizes[name])
         if spec.dtype == "float32":
             spec = replace(spec, dtype=dtype)
         return IMPLEMENTATIONS["eager"].decode(weight.codec, planes, spec, {})
@@ -90,11 +92,11 @@ def bands_of(codec: Codec, spec: ArraySpec, height: int | None) -> Bands:
         # or of a byte, to show.
         many = MANY // (unit * columns)
         one, all_ = (codec.planes(replace(spec, shape=(unit * times, columns))) for times in (1, many))
-        own = {name: plane.shape[0] for name, plane in one.items() if plane.shape != all_[name].shape}
+        own: dict[str, Any] = {name: plane.shape[0] for name, plane in one.items() if plane.shape != all_[name].shape}
         if all(all_[name].shape == (length * many, *one[name].shape[1:]) for name, length in own.items()):
             times = max(min(height or BAND // columns, rows) // unit, 1)
-            count, rest = divmod(rows, unit * times)
-            return Bands(count, unit * times, rest, {name: length * times for name, length in own.items()})
+            number, rest = divmod(rows, unit * times)
+            return Bands(number, unit * times, rest, {name: length * times for name, length in own.items()})
     return Bands(1, rows, 0, {})
 
 
@@ -112,12 +114,13 @@ def _product(x: Any, weight: Encoded, axis: int, band: int | None) -> jax.Array:
         return _dot(lax.dynamic_slice_in_dim(x, i * bands.height, rows, last), decoded, axis)
 
     if axis == 1:
-        y = jnp.moveaxis(lax.map(lambda i: part(i, bands.height), jnp.arange(bands.count)), 0, last)
-        y = y.reshape(*x.shape[:-1], bands.count * bands.height)
-        return jnp.concatenate([y, part(bands.count, bands.rest)], last) if bands.rest else y
-    zero = jnp.zeros((*x.shape[:-1], weight.spec.known_shape[1]), jnp.float32)
-    y = lax.fori_loop(0, bands.count, lambda i, y: y + part(i, bands.height), zero)
-    return (y + part(bands.count, bands.rest) if bands.rest else y).astype(x.dtype)
+        y = jnp.moveaxis(lax.map(lambda i: part(i, bands.height), jnp.arange(bands.number)), 0, last)
+        y = y.reshape(*x.shape[:-1], bands.number * bands.height)
+        return jnp.concatenate([y, part(bands.number, bands.rest)], last) if bands.rest else y
+    # A loop must begin with a part of the sum: only that has the type which it has in a shard_map.
+    others = bands.number if bands.rest else bands.number - 1
+    first = part(others, bands.rest or bands.height)
+    return lax.fori_loop(0, others, lambda i, y: y + part(i, bands.height), first).astype(x.dtype)
 
 
 def _dot(x: jax.Array, w: jax.Array, axis: int) -> jax.Array:

@@ -103,6 +103,8 @@ def stack(arrays: list[torch.Tensor], shape: tuple[int, ...]) -> torch.Tensor:
 def put(plane: torch.Tensor, part: torch.Tensor, position: Any) -> torch.Tensor:
     """`plane` with the rows of `part` written into it from row `position` on, an int or a tensor on its device."""
     rows = part.shape[-2]
+    if plane.device != part.device:
+        raise ArgumentError(f"append: x must be on the cache's device {plane.device}, got {part.device}")
     with torch.no_grad():
         if isinstance(position, torch.Tensor):
             index = position + torch.arange(rows, device=plane.device)

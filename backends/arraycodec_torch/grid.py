@@ -24,11 +24,11 @@ class Piece(NamedTuple):
     stop: int
     rows: int
     tiles: slice  # those that the elements lie in, and perhaps others between them
-    index: torch.Tensor | None  # of the tile of each element among `tiles`; None: a row is of one tile
+    owner: torch.Tensor | None  # the index among `tiles` of each element's tile; None: a row is of one tile
 
     def spread(self, per_tile: torch.Tensor) -> torch.Tensor:
         """Values of `tiles` as a matrix that broadcasts with the elements."""
-        return per_tile[:, None] if self.index is None else per_tile.index_select(0, self.index)[None]
+        return per_tile[:, None] if self.owner is None else per_tile.index_select(0, self.owner)[None]
 
 
 def consecutive_run(grid: Grid) -> int:
@@ -90,10 +90,10 @@ def extremes_of_tiles(source: torch.Tensor, grid: Grid) -> torch.Tensor:
 def _raise(found: torch.Tensor, piece: Piece, values: torch.Tensor) -> None:
     """Raise the numbers of the tiles of a piece to the largest of their values."""
     own = found[piece.tiles]
-    if piece.index is None:
+    if piece.owner is None:
         torch.maximum(own, values.amax(1), out=own)
     else:
-        own.scatter_reduce_(0, piece.index, values.view(-1), "amax")
+        own.scatter_reduce_(0, piece.owner, values.view(-1), "amax")
 
 
 def _indexed(grid: Grid, start: int, stop: int, device: torch.device) -> Piece:

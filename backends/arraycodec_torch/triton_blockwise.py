@@ -11,7 +11,7 @@ import triton
 
 from arraycodec.base import Codec
 from arraycodec.errors import UnsupportedByBackend
-from arraycodec.primitives.formats import Casting
+from arraycodec.primitives.formats import Casting, Widening
 from arraycodec.primitives.grid import Grid
 from arraycodec_torch.grid import consecutive_run
 from arraycodec_torch.kernels import blockwise as kernels
@@ -68,6 +68,12 @@ def cast_constants(casting: Casting) -> dict[str, Any]:
     """The numbers of a cast as constants of a kernel."""
     names = {"nan": "NAN_CODE"}
     return {names.get(name, name.upper()): value for name, value in casting._asdict().items()}
+
+
+def widening_constants(widening: Widening) -> dict[str, Any]:
+    """The numbers of the way back as constants of a kernel."""
+    names = {"nan": "NAN_CODE", "infinity": "INFINITY_CODE"}
+    return {names.get(name, name.upper()): value for name, value in widening._asdict().items()}
 
 
 def absmax_of_tiles(source: torch.Tensor, kind: int, grid: Grid) -> torch.Tensor:

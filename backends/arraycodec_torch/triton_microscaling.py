@@ -11,9 +11,16 @@ from arraycodec.primitives.formats import FORMATS
 from arraycodec.primitives.grid import grid_of
 from arraycodec.spec import ArraySpec
 from arraycodec_torch import arrays
-from arraycodec_torch.casts import values
 from arraycodec_torch.kernels import microscaling as kernels
-from arraycodec_torch.triton_blockwise import block_constants, cast_constants, check_device, integers, launch, plan
+from arraycodec_torch.triton_blockwise import (
+    block_constants,
+    cast_constants,
+    check_device,
+    integers,
+    launch,
+    plan,
+    widening_constants,
+)
 
 INT8 = FORMATS["float8_e4m3fn"]  # has codes of as many bits; the kernels do not look at its other numbers
 
@@ -42,9 +49,9 @@ def decode(codec: Microscaling, planes: Planes, spec: ArraySpec, given: Given, o
     if not spec.size:
         return
     patches = plan(grid_of(spec, codec.block_size), codec.bits)
-    table = values(INT8.name if codec.casting is None else codec.format, out.device)
+    form = INT8 if codec.casting is None else FORMATS[codec.format]
     launch(
-        kernels.decode, patches.programs, integers(arrays.flat(planes["codes"])), arrays.flat(planes["scales"]), table,
+        kernels.decode, patches.programs, integers(arrays.flat(planes["codes"])), arrays.flat(planes["scales"]),
         integers(out.view(-1)), *patches.numbers[:3], KIND=KINDS[spec.dtype], INT8=codec.casting is None,
-        BITS=codec.bits, **block_constants(patches),
+        BITS=codec.bits, **widening_constants(form.widening), **block_constants(patches),
     )  # fmt: skip

@@ -14,10 +14,17 @@ from arraycodec.primitives.formats import FORMATS
 from arraycodec.primitives.grid import grid_of
 from arraycodec.spec import ArraySpec
 from arraycodec_torch import arrays
-from arraycodec_torch.casts import values
 from arraycodec_torch.kernels import minifloat as kernels
 from arraycodec_torch.minifloat import scales_of
-from arraycodec_torch.triton_blockwise import absmax_of_tiles, cast_constants, check_device, integers, launch, plan
+from arraycodec_torch.triton_blockwise import (
+    absmax_of_tiles,
+    cast_constants,
+    check_device,
+    integers,
+    launch,
+    plan,
+    widening_constants,
+)
 
 
 def encode(x: torch.Tensor, codec: Minifloat, given: Given) -> Planes:
@@ -52,6 +59,7 @@ def decode(codec: Minifloat, planes: Planes, spec: ArraySpec, given: Given, out:
     patches, scales = plan(grid_of(spec, codec.block_size), codec.bits), planes.get("scales", out)
     launch(
         kernels.decode, patches.programs, integers(arrays.flat(planes["codes"])), integers(arrays.flat(scales)),
-        values(codec.format, out.device), integers(out.view(-1)), *patches.numbers, KIND=KINDS[spec.dtype],
-        SCALE_KIND=KINDS[arrays.spec(scales).dtype], SCALED=codec.scaled, BITS=codec.bits, **patches.constants,
+        integers(out.view(-1)), *patches.numbers, KIND=KINDS[spec.dtype],
+        SCALE_KIND=KINDS[arrays.spec(scales).dtype], SCALED=codec.scaled, BITS=codec.bits,
+        **widening_constants(FORMATS[codec.format].widening), **patches.constants,
     )  # fmt: skip

@@ -51,9 +51,12 @@ def ocp_encode(x: np.ndarray, name: str, block_size: int = 32) -> tuple[np.ndarr
     return codes.astype(np.uint8).reshape(-1), (shared + 127).astype(np.uint8)
 
 
-def preset(x: np.ndarray, name: str, global_scale: np.ndarray | None = None) -> Planes:
+def preset(x: np.ndarray, name: str, global_scale: np.ndarray | None = None, zero_points: bool = True) -> Planes:
     """What compressed-tensors stores for a matrix under a preset ("MXFP4A16"): `codes`, `scales` and, for NVFP4, the
-    `global_scale`, found unless it is given; and `decoded`, the bfloat16 matrix that it makes of them."""
+    `global_scale`, found unless it is given; and `decoded`, the bfloat16 matrix that it makes of them.
+
+    The zero points of a calibration are there although they are all 0: MXFP8 adds them, which takes the sign of -0.
+    """
     import torch
     from compressed_tensors.compressors import BaseCompressor
     from compressed_tensors.compressors.format import infer_module_format
@@ -70,8 +73,7 @@ def preset(x: np.ndarray, name: str, global_scale: np.ndarray | None = None) -> 
         state["weight_global_scale"] = shared
     groups = tensor.unflatten(-1, (-1, args.group_size))
     scale, zero_point = calculate_qparams(groups.amin(-1), groups.amax(-1), args, shared)
-    # The zero points of a calibration are there although they are all 0: mxfp8 adds them, which takes the sign of -0.
-    state |= {"weight_scale": scale, "weight_zero_point": zero_point}
+    state |= {"weight_scale": scale} | ({"weight_zero_point": zero_point} if zero_points else {})
     compressor: Any = BaseCompressor.get_value_from_registry(infer_module_format(torch.nn.Linear, scheme).value)
     stored = compressor.compress(state, scheme)
     found = {

@@ -58,8 +58,9 @@ def example_count(level: Level, sharing: int) -> int:
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """A worker of pytest-xdist hands its counts to the process that started it."""
-    if hasattr(session.config, "workeroutput"):
-        session.config.workeroutput["arraycodec_examples"] = dict(EXAMPLES)
+    handed: dict[str, Any] | None = getattr(session.config, "workeroutput", None)
+    if handed is not None:
+        handed["arraycodec_examples"] = dict(EXAMPLES)
 
 
 @pytest.hookimpl(optionalhook=True)  # of pytest-xdist

@@ -6,10 +6,9 @@ from typing import ClassVar
 
 import pytest
 
+from arraycodec.codecs.codebook import Codebook
 from arraycodec.codecs.linear import Linear
 from arraycodec.codecs.minifloat import Minifloat
-from arraycodec.codecs.nvfp4 import NVFP4
-from arraycodec.registry import SCHEMES
 from arraycodec.spec import ArraySpec
 from arraycodec_conformance.cases import CASES, Case
 from arraycodec_conformance.suite import BackendSuite
@@ -20,10 +19,9 @@ SHAPES = ((2, 128), (3, 37))
 # A trace must know the length of every plane.
 FIXED = [case for case in CASES if case.codec.fixed_size(ArraySpec((3, 64), "float32"))]
 COMPILED = [
-    SCHEMES["nf4-double"],
+    Codebook("nf4"),
     Linear(4, symmetric=False, block_size=(1, None)),
     Minifloat("float6_e3m2fn", block_size=(32, 48)),
-    NVFP4(),
 ]
 
 

@@ -11,17 +11,16 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 import arraycodec as ac
 from arraycodec.errors import NonFiniteError
 from arraycodec.registry import SCHEMES
-from arraycodec_torch.nn import Linear4bit, Linear8bitLt, QuantizedLinear, linear, linear_int8
+from arraycodec_torch.nn import Linear4bit, Linear8bitLt, QuantizedLinear, linear, linear_int8, quantize_model
 from arraycodec_torch.nn.functional import int_mm
 from tests.backends.torch_layers import DTYPES, dense, normal
 
 FOUR_BITS = ["nf4", "fp4", "af4", "nf4-double", "int4_linear", "w4a16", "float4_e2m1fn", "mxfp4", "nvfp4"]
-
-
 MODULES = [
     "arraycodec_torch.nn",
     *(f"arraycodec_torch.nn.{name}" for name in ("functional", "model", "quantized", "variants", "bitsandbytes")),
@@ -48,11 +47,10 @@ def test_product_is_that_with_the_decoded_weight(scheme: str, dtype: torch.dtype
         assert layer.encoded.codec == ac.codec(scheme)
         weight = ac.decode(ac.encode(own.weight.detach(), scheme))
         for other in DTYPES if bias else [dtype]:
-            for x in (normal(64), normal(5, 64), normal(2, 3, 64)):
-                x = x.to(other)
-                want = F.linear(x, weight.to(other), None if own.bias is None else own.bias.to(other))
-                assert torch.equal(layer(x), want)
-                assert layer(x).dtype == other
+            x = normal(*{torch.float32: (64,), torch.bfloat16: (5, 64), torch.float16: (2, 3, 64)}[other], dtype=other)
+            y = layer(x)
+            assert torch.equal(y, F.linear(x, weight.to(other), None if own.bias is None else own.bias.to(other)))
+            assert y.dtype == other
 
 
 @pytest.mark.parametrize("quant_type", FOUR_BITS)
@@ -161,6 +159,13 @@ def test_int8_product_of_channels_and_tokens(scheme: str, dtype: torch.dtype) ->
     assert torch.equal(*grads)
     want = F.linear(x, own.weight, own.bias).detach().float()
     assert (layer(x).float() - want).abs().mean() < want.abs().mean() / 50
+
+
+def test_w8a8_quantises_inputs_too() -> None:
+    model = nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 64))
+    quantize_model(model, "w8a8", exclude="1.*")
+    quantize_model(model, "int8-channel")
+    assert [type(module) for module in model] == [Linear8bitLt, QuantizedLinear]
 
 
 def test_outliers_of_the_input_are_multiplied_in_float() -> None:

@@ -283,13 +283,6 @@ def test_llm_int8_makes_linear8bitlt(scheme: Any) -> None:
     assert model(normal(3, 64, dtype=torch.bfloat16)).dtype == torch.bfloat16
 
 
-def test_w8a8_quantises_inputs_too() -> None:
-    model = nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 64))
-    quantize_model(model, "w8a8", exclude="1.*")
-    quantize_model(model, "int8-channel")
-    assert [type(module) for module in model] == [Linear8bitLt, QuantizedLinear]
-
-
 def test_a_model_without_memory_is_quantised_and_filled() -> None:
     own = Model()
     with torch.device("meta"):

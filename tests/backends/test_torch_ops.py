@@ -1,26 +1,19 @@
-"""torch tensors through the public functions: no copies, `out`, compilers, export, fake tensors, errors."""
+"""torch tensors through the public functions: no copies, `out`, errors; test_torch_compilers.py has the rest."""
 
 from __future__ import annotations
 
-import io
-import subprocess
-import sys
 import warnings
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch._dynamo.testing import CompileCounterWithBackend
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.fx.experimental.proxy_tensor import make_fx
-from torch.library import opcheck
 
 import arraycodec as ac
 import arraycodec_torch
 from arraycodec.errors import ArgumentError, FormatError, NonFiniteError, UnsupportedByBackend
 from arraycodec.spec import DTYPES, numpy_dtype
-from arraycodec_torch import from_numpy, ops, to_numpy
+from arraycodec_torch import from_numpy, implementations, to_numpy
 
 NF4 = ac.Codebook("nf4")
 DOUBLE = ac.codec("nf4-double")
@@ -162,198 +155,23 @@ def test_other_devices_get_no_silent_copy() -> None:
         arraycodec_torch.IMPLEMENTATIONS["reference"].encode(torch.zeros(3, device="meta"), NF4, {})
 
 
-# -- operators
+def test_gpus_run_triton_or_else_plain_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    class OnGpu(torch.Tensor):
+        device = torch.device("cuda")
+
+    x = weights(3).as_subclass(OnGpu)
+    assert set(implementations.TRITON) == set(implementations.PLAIN)
+    for here, chosen in ((True, "triton"), (False, "torch")):
+        monkeypatch.setattr(implementations, "has_triton", lambda here=here: here)
+        assert arraycodec_torch.choose(x) == chosen
 
 
-@pytest.mark.parametrize(
-    "codec", [NF4, DOUBLE, ac.Codebook("nf4", block_size=None)], ids=["nf4", "double", "one scale"]
-)
-def test_opcheck(codec: ac.Codec) -> None:
-    x = weights(3, 64)
-    planes = list(ac.encode(x, codec).planes.values())
-    arguments = (planes, ops.to_text(codec), [3, 64], "bfloat16", [], "")
-    opcheck(torch.ops.arraycodec.encode.default, (x, ops.to_text(codec), [], ""))
-    opcheck(torch.ops.arraycodec.decode.default, arguments)
-    opcheck(torch.ops.arraycodec.decode_out.default, (torch.empty(3, 64, dtype=torch.bfloat16), *arguments))
+def test_a_codec_that_gpus_have_no_kernel_for_is_refused() -> None:
+    class Other(ac.Linear):
+        name = "other"
 
-
-def test_operators_return_no_alias_of_an_input() -> None:
-    absmax = torch.ones(8, 1)
-    planes = torch.ops.arraycodec.encode(weights(8, 64), ops.to_text(NF4), [absmax], "absmax")
-    assert torch.equal(planes[1], absmax)
-    assert planes[1].data_ptr() != absmax.data_ptr()
-    opcheck(torch.ops.arraycodec.encode.default, (weights(8, 64), ops.to_text(NF4), [absmax], "absmax"))
-
-
-# -- compilers
-
-
-def round_trip(x: torch.Tensor, codec: Any = "nf4") -> tuple[ac.Encoded, torch.Tensor]:
-    encoded = ac.encode(x, codec)
-    return encoded, ac.decode(encoded, dtype="bfloat16")
-
-
-@pytest.mark.parametrize("backend", ["eager", "aot_eager", "inductor"])
-@pytest.mark.parametrize("codec", ["nf4", NF4, DOUBLE], ids=["name", "codec", "then"])
-def test_compile_in_one_graph(backend: str, codec: Any) -> None:
-    torch.compiler.reset()
-    x = weights(8, 64)
-    encoded, decoded = torch.compile(round_trip, fullgraph=True, backend=backend)(x, codec)
-    want, wanted = round_trip(x, codec)
-    assert equal(encoded, want)
-    assert torch.equal(decoded, wanted)
-    compiled = torch.compile(lambda encoded: ac.decode(encoded) + 1, fullgraph=True, backend=backend)
-    assert torch.equal(compiled(encoded), ac.decode(encoded) + 1)
-
-
-def test_compile_what_is_made_inside() -> None:
-    torch.compiler.reset()
-
-    def inside(x: torch.Tensor, absmax: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
-        codec = ac.Then(ac.Codebook("nf4"), absmax=ac.Codebook("dynamic", block_size=256))
-        ac.decode(ac.encode(x, codec), out=out)
-        return out + ac.decode(ac.encode(x, ac.Codebook("nf4", block_size=32), given={"absmax": absmax}))
-
-    x, absmax = weights(8, 64), torch.ones(8, 2)
-    got, want = torch.empty(8, 64), torch.empty(8, 64)
-    assert torch.equal(torch.compile(inside, fullgraph=True)(x, absmax, got), inside(x, absmax, want))
-    assert torch.equal(got, want)
-
-
-def test_an_equal_codec_needs_no_new_graph() -> None:
-    torch.compiler.reset()
-    counter = CompileCounterWithBackend("aot_eager")
-    compiled = torch.compile(ac.decode, fullgraph=True, backend=counter)
-    for _ in range(4):
-        compiled(ac.encode(weights(8, 64), ac.Codebook("nf4", block_size=32)))
-    assert counter.frame_count == 1
-    compiled(ac.encode(weights(8, 64), ac.Codebook("nf4", block_size=64)))
-    assert counter.frame_count == 2
-
-
-def test_compile_with_dynamic_shapes_fixes_them() -> None:
-    torch.compiler.reset()
-    compiled = torch.compile(round_trip, fullgraph=True, backend="aot_eager", dynamic=True)
-    for rows in (3, 4, 5):
-        assert equal(compiled(weights(rows, 64))[0], ac.encode(weights(rows, 64), NF4))
-
-
-def test_compile_batched_planes() -> None:
-    torch.compiler.reset()
-    batched = torch.vmap(lambda x: ac.encode(x, DOUBLE))(weights(2, 3, 64))
-    assert batched.batch_shape == (2,)
-    assert batched.spec.shape == (3, 64)
-    want = torch.stack([ac.decode(ac.encode(x, DOUBLE)) for x in weights(2, 3, 64)])
-    assert torch.equal(ac.decode(batched), want)
-    assert torch.equal(torch.compile(ac.decode, fullgraph=True, backend="aot_eager")(batched), want)
-    assert torch.equal(torch.vmap(ac.decode)(batched), want)
-    none = ac.Encoded(batched.codec, batched.spec, {name: plane[:0] for name, plane in batched.planes.items()})
-    assert torch.compile(ac.decode, fullgraph=True, backend="aot_eager")(none).shape == (0, 3, 64)
-
-
-def test_compile_reports_our_errors() -> None:
-    torch.compiler.reset()
-    wrong = torch.compile(lambda x, a: ac.encode(x, NF4, given={"absmax": a}), fullgraph=True, backend="eager")
-    with pytest.raises(Exception, match=r"given plane 'absmax' must be float32\[8, 1\]"):
-        wrong(weights(8, 64), torch.ones(7))
-    with pytest.raises(Exception, match="check=True needs values"):
-        torch.compile(lambda x: ac.encode(x, NF4, check=True), fullgraph=True, backend="eager")(weights(8, 64))
-
-
-FIRST = """
-import warnings
-import torch, arraycodec as ac
-warnings.simplefilter("error")
-x = torch.arange(128.0).reshape(2, 64)
-f = torch.compile(lambda x: ac.decode(ac.encode(x, "nf4")), fullgraph=True, backend="eager")
-assert torch.equal(f(x), ac.decode(ac.encode(x, "nf4")))
-"""
-
-
-def test_the_first_call_may_be_a_compiled_one() -> None:
-    """Nothing of the backend is imported before Dynamo meets `ac.encode`, and no warning is given."""
-    run = subprocess.run([sys.executable, "-c", FIRST], capture_output=True, text=True)
-    assert run.returncode == 0, run.stderr
-
-
-def test_import_leaves_compilers_alone() -> None:
-    slow = {"torch._dynamo", "torch._inductor", "triton"}
-    code = f"import sys, arraycodec_torch; print({slow} & set(sys.modules))"
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert run.stdout.strip() == "set()", run.stdout + run.stderr
-
-
-# -- export, fake tensors, transforms
-
-
-class RoundTrip(torch.nn.Module):
-    def forward(self, x: torch.Tensor) -> tuple[ac.Encoded, torch.Tensor]:
-        encoded = ac.encode(x, DOUBLE)
-        return encoded, ac.decode(encoded)
-
-
-class Decode(torch.nn.Module):
-    def forward(self, encoded: ac.Encoded) -> torch.Tensor:
-        return ac.decode(encoded)
-
-
-def saved(program: torch.export.ExportedProgram) -> torch.nn.Module:
-    """The module of a program that went through a file."""
-    buffer = io.BytesIO()
-    torch.export.save(program, buffer)
-    buffer.seek(0)
-    return torch.export.load(buffer).module()
-
-
-@pytest.mark.parametrize("strict", [False, True])
-def test_export_with_encoded_outputs(strict: bool) -> None:
-    torch.compiler.reset()
-    x = weights(8, 64)
-    program = torch.export.export(RoundTrip(), (x,), strict=strict)
-    called = [str(node.target) for node in program.graph.nodes if node.op == "call_function"]
-    assert {"arraycodec.encode.default", "arraycodec.decode.default"} <= set(called)
-    encoded, decoded = saved(program)(x)
-    assert equal(encoded, ac.encode(x, DOUBLE))
-    assert torch.equal(decoded, ac.decode(encoded))
-
-
-@pytest.mark.filterwarnings("ignore")
-def test_export_with_an_encoded_input() -> None:
-    encoded = ac.encode(weights(8, 64), "fp4")
-    program = torch.export.export(Decode(), (encoded,), strict=False)
-    assert torch.equal(program.module()(encoded), ac.decode(encoded))
-
-
-def test_encoded_is_a_pytree() -> None:
-    encoded = ac.encode(weights(8, 64), DOUBLE)
-    leaves, tree = torch.utils._pytree.tree_flatten_with_path(encoded)
-    assert [path[0].key for path, _ in leaves] == list(encoded.planes)
-    assert equal(torch.utils._pytree.tree_unflatten([leaf for _, leaf in leaves], tree), encoded)
-    text = torch.utils._pytree.treespec_dumps(tree)
-    assert torch.utils._pytree.treespec_loads(text) == tree
-
-
-@pytest.mark.parametrize("codec", [NF4, DOUBLE], ids=["nf4", "double"])
-def test_fake_and_meta_tensors_have_the_shapes_of_real_ones(codec: ac.Codec) -> None:
-    x = weights(7, 33, dtype=torch.float16)
-    want, mode = ac.encode(x, codec), FakeTensorMode()
-    with mode:
-        fake = ac.encode(mode.from_tensor(x), codec)
-        assert arraycodec_torch.spec(ac.decode(fake)) == want.spec
-    for other in (fake, ac.encode(x.to("meta"), codec)):
-        assert {n: arraycodec_torch.spec(p) for n, p in other.planes.items()} == codec.planes(want.spec)
-    assert not arraycodec_torch.concrete(x.to("meta"))
-    assert ac.decode(ac.encode(x.to("meta"), codec)).device.type == "meta"
-
-
-def test_tracers_and_transforms_see_the_operators() -> None:
-    x = weights(8, 64)
-    code = make_fx(lambda x: ac.decode(ac.encode(x, NF4)))(x).code
-    assert "arraycodec.encode" in code
-    assert "arraycodec.decode" in code
-    gradient = torch.func.grad(lambda x: (ac.decode(ac.encode(x, NF4)) * x).sum())(x)
-    assert torch.equal(gradient, ac.decode(ac.encode(x, NF4)))  # planes are constants
-    many = torch.vmap(lambda x: ac.decode(ac.encode(x, NF4)))(x)
-    assert torch.equal(many, ac.decode(ac.encode(x, NF4)))
-    with torch.inference_mode():
-        assert torch.equal(ac.decode(ac.encode(x, NF4), out=torch.empty(8, 64)), many)
+    for how in ("torch", "triton"):
+        with pytest.raises(
+            UnsupportedByBackend, match=r"other: the torch backend has no .* implementation of this codec"
+        ):
+            arraycodec_torch.IMPLEMENTATIONS[how].encode(weights(4), Other(), {})

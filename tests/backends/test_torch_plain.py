@@ -29,6 +29,19 @@ CODECS = [
     ac.Codebook("dynamic", block_size=256, offset=True),
     ac.Codebook("nf4", block_size=None, offset=True),
     ac.codec("nf4-double"),
+    ac.Linear(8),
+    ac.codec("w4a16"),
+    ac.Linear(5, symmetric=False, block_size=(2, 20)),
+    ac.Linear(3, symmetric=False, block_size=(1, None), flavour="compressed-tensors"),
+    ac.LLMInt8(),
+    ac.Minifloat("float6_e3m2fn"),
+    ac.codec("fp8-block"),
+    ac.Minifloat(scaled=False, overflow="nonfinite"),
+    ac.Microscaling(),
+    ac.Microscaling("int8"),
+    ac.Microscaling("float6_e2m3fn", flavour="compressed-tensors"),
+    ac.NVFP4(),
+    ac.NVFP4(arithmetic="eager"),
 ]
 SHAPES = [(), (0,), (1,), (3, 64), (7, 33), (41, 333), (0, 64)]
 
@@ -77,6 +90,7 @@ def test_random_patterns_and_sizes(codec: ac.Codec, dtype: str, flush: bool) -> 
             compare(codec, spread.astype(numpy_dtype(dtype)))
 
 
+@pytest.mark.parametrize("flush", [True], ids=["flushed"], indirect=True)  # the suite does it with subnormals
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 @pytest.mark.parametrize("table", ["nf4", "fp4", "dynamic"])
 def test_every_pattern_of_16_bits(table: str, dtype: str, flush: bool) -> None:

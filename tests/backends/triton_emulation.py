@@ -30,7 +30,7 @@ TYPES = {torch.uint8: "*u8", torch.int8: "*i8", torch.uint16: "*u16", torch.uint
 NUMPY = {dtype: numpy_dtype(str(dtype).removeprefix("torch.")) for dtype in TYPES}
 LAUNCHERS = (triton_blockwise, *map(importlib.import_module, implementations.TRITON.values()))
 HUGE = 2**31  # elements
-WINDOW = 2**20  # elements at the end of tensors that exist where one is huge: more than a program touches
+WINDOW = 2**21  # elements at the end of tensors that exist where one is huge: more than a program touches
 Edit = Callable[[ptx.Compiled], ptx.Compiled]
 
 

@@ -1,4 +1,4 @@
-"""Tests of the Triton kernels where TRITON_INTERPRET is set: test_triton_interpreter.py starts them in such a process."""
+"""Tests of the Triton kernels where TRITON_INTERPRET is set; test_triton_interpreter.py starts such a process."""
 
 from __future__ import annotations
 

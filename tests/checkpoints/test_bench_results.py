@@ -205,7 +205,8 @@ def test_page_and_pictures(found, tmp_path):
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in written[1:])
     text = written[0].read_text()
     assert text == page(found) and "{" not in text
-    assert f"arraycodec bench --shape 32x256 --schemes nf4,int8_linear,mxfp4 --quick --results DIR`, {found.date}" in text
+    command = "arraycodec bench --shape 32x256 --schemes nf4,int8_linear,mxfp4 --quick --results DIR"
+    assert f"`{command}`, {found.date}" in text
     assert "32 × 256 normal" in text and "Not measured: peers, in a quick run." in text
     assert (
         "| **`nf4`** | arraycodec |" in text and "|  | gguf ours |" in text and "| 0.037 % | float16 scales |" in text

@@ -32,7 +32,7 @@ def codes_of(planes: dict[str, Any], codec: ac.Linear, shape: tuple[int, ...]) -
 @pytest.mark.parametrize("symmetric", [True, False])
 @pytest.mark.parametrize("bits", range(2, 9))
 def test_integers_are_the_nearest_and_the_scale_spans_the_range(bits: int, symmetric: bool) -> None:
-    """In rational numbers, but for what float32 rounds: no better integer exists, up to 2^-20 of a step."""
+    """No integer is nearer by more than 2^-14 of a step, and a range of 2^bits - 1 steps is the tile's."""
     x = Recipe((24, 32), "float32", "normal", 0, bits).array()
     codec = ac.Linear(bits, symmetric, (1, None))
     planes = codec.encode(x)
@@ -46,7 +46,7 @@ def test_integers_are_the_nearest_and_the_scale_spans_the_range(bits: int, symme
     np.testing.assert_allclose(scales[:, 0], extent / (high - (0 if symmetric else low)), rtol=2**-22)
     exact = x / scales + zeros
     assert (np.abs(np.clip(exact, low, high) - q) <= 0.5 + 2**-14).all()
-    for i in range(24):  # one row of exact rationals: decoding is one rounding of an exact product
+    for i in range(24):  # decoding is one rounding of an exact product
         want = Fraction(int(q[i, 0]) - int(zeros[i, 0])) * Fraction(float(planes["scales"][i, 0]))
         assert codec.decode(planes, spec_of(x))[i, 0] == np.float32(float(want))
 
@@ -149,6 +149,16 @@ def test_static_and_dynamic_scales_of_tokens_agree() -> None:
     want = np.clip(np.rint(x.astype(np.float64) * 64), -128, 127)
     assert (np.abs(one.planes["codes"] - want) <= 1).all(), "eager rounds to 8 bits first"
     assert one.planes["codes"].min() == -128
+
+
+def test_given_scales_let_nan_through_as_zero_and_clamp_infinities() -> None:
+    x = np.array([[np.nan, np.inf, -np.inf, 1.0]], np.float32)
+    scales, zeros = np.ones((1, 1), np.float32), np.full((1, 1), 3, np.int8)
+    for flavour in (None, FLAVOUR):
+        codec = ac.Linear(8, False, (1, None), flavour)
+        enc = ac.encode(x, codec, given={"scales": scales, "zero_points": zeros})
+        assert enc.planes["codes"].tolist() == [[3, 127, -128, 4]]
+        assert ac.decode(enc).tolist() == [[0, 124, -131, 1]]
 
 
 def test_given_planes_are_not_changed_and_not_shared() -> None:

@@ -163,6 +163,8 @@ def test_activations_equal_compressed_tensors(dtype: str) -> None:
         args = preset_name_to_scheme(name, []).input_activations
         for what, x in arrays(dtype, (2, 12, 96), 2):
             counts += compare(x, oracle.ACTIVATIONS[name], args, f"{name} per token {dtype} {what}")
+            one = foreign(args.num_bits, True, None)  # its tokens of a matrix share a scale
+            counts += compare(x[0], one, args, f"{name} of a matrix {dtype} {what}")
     for strategy, block_size, own, theirs in (
         ("tensor", None, 1, 1),
         ("attn_head", (None, None), (1, 4, 1, 1), (4, 1, 1)),

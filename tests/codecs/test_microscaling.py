@@ -15,7 +15,7 @@ import pytest
 
 import arraycodec as ac
 from arraycodec.codecs.microscaling import FORMAT_NAMES
-from arraycodec.spec import spec_of
+from arraycodec.spec import numpy_dtype, spec_of
 from arraycodec_conformance import mx_oracles
 from arraycodec_conformance.compare import same_bits
 from arraycodec_conformance.compressed_tensors import sha
@@ -81,6 +81,22 @@ def test_every_bfloat16_number_as_the_largest_of_a_block(name: str) -> None:
     minus_zero = np.signbit(blocks[finite & ~inside]) & (name != "int8")
     assert (codes[finite & ~inside] == np.where(minus_zero, 1 << (codec.bits - 1), 0)).all()
     assert inside.sum() == 2 * (255 - 27) * 128, "exponent fields from 27, which is 2^-100, to 254"
+
+
+@pytest.mark.parametrize(
+    ("codec", "emax", "kept"), list(zip(FOREIGN, (2, 2, 8), (1, 3, 1), strict=True)), ids=["fp4", "fp6", "fp8"]
+)
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_scales_of_the_flavour_from_every_number(codec: ac.Microscaling, emax: int, kept: int, dtype: str) -> None:
+    """By the bits of the dtype: rounded to `kept` mantissa bits as the library does it, by adding and cutting."""
+    codec, x = ac.Microscaling(codec.format, 8, FLAVOUR), np.zeros((2**16, 8), numpy_dtype(dtype))
+    x[:, 5] = every_pattern(dtype)
+    mantissa, bias, smallest, zero = {"bfloat16": (7, 127, 27, 0), "float16": (10, 15, 1, 127)}[dtype]
+    bits = every_pattern(dtype).view(np.uint16).astype(int) & 0x7FFF
+    exponent = ((bits + (1 << (mantissa - kept - 1))) >> mantissa) - bias
+    want = np.where(bits >> mantissa < smallest, zero, exponent + 127 - emax)
+    want = np.where(bits >> mantissa == 2 * bias + 1, 255, want).astype(np.uint8)
+    same_bits(codec.encode(x)["scales"].reshape(-1), want, f"{codec} {dtype}")
 
 
 @pytest.mark.parametrize("codec", CODECS, ids=repr)

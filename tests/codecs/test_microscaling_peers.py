@@ -134,6 +134,17 @@ def test_classes_outside_the_domain_differ_as_the_page_says() -> None:
             assert found == expected, f"{name} {dtype} {what}"
 
 
+@needs("compressed_tensors")
+@pytest.mark.parametrize("name", PRESETS)
+def test_zero_points_take_the_sign_of_minus_zero_in_mxfp8_only(name: str) -> None:
+    x = np.full((1, 32), 0.5, np.float32)
+    x[0, 0] = -0.0
+    with_them, without = (mx_oracles.preset(x, name, zero_points=given) for given in (True, False))
+    codes = [unpacked(planes["codes"], PRESETS[name].bits, 32) for planes in (with_them, without)]
+    same_bits(codes[0][1:], codes[1][1:], "other elements")
+    assert [int(c[0]) for c in codes] == {"MXFP4A16": [0, 0], "MXFP6A16": [32, 32], "MXFP8A16": [0, 0x80]}[name]
+
+
 # -- torchao
 
 

@@ -155,3 +155,12 @@ def test_the_unused_half_of_a_pair_may_be_unset() -> None:
     assert results(f"{packed} st.global.b32 [%a], %r2;") == [0x40400000] * 32
     fails(f"{packed} st.global.b32 [%a], %r3;", ptx.MemoryFault, "register %r3")
     fails(f"{packed} st.global.b64 [%a], %rd1;", ptx.MemoryFault, "register %rd1")
+
+
+def test_bytes_that_are_not_picked_may_be_unset() -> None:
+    """LLVM has an unset register where all bytes come from the other one."""
+    store = "st.global.b32 [%a], %r2;"
+    assert results(f"mov.b32 %r0, 0x44332211; prmt.b32 %r2, %r0, %r1, 0x0123; {store}") == [0x11223344] * 32
+    assert results(f"mov.b32 %r1, 0x44332211; prmt.b32 %r2, %r0, %r1, 0x7766; {store}") == [0x44443333] * 32
+    for selector in ("0x4123", "0xC123"):  # a byte of the unset register, and its sign
+        fails(f"mov.b32 %r0, 1; prmt.b32 %r2, %r0, %r1, {selector}; {store}", ptx.MemoryFault, "register %r2")

@@ -18,7 +18,7 @@ from arraycodec.spec import ArraySpec
 from arraycodec_conformance.compare import same_bits
 from arraycodec_conformance.strategies import Recipe
 
-SHAPES = [(4, 12), (5, 37), (2, 3, 16), (2, 2, 5, 9), (50,), (), (1, 2100), (300, 3)]
+SHAPES = [(4, 12), (5, 37), (2, 3, 16), (2, 2, 5, 9), (3, 1, 16), (50,), (), (1, 2100), (300, 3)]
 BLOCK_SIZES = [None, 1, 5, 64, (1, 4), (1, 7), (1, None), (None, 1), (3, 5), (4, 8), (None, None), (2, None), (300, 7)]
 GRIDS = list(itertools.product(SHAPES, BLOCK_SIZES))
 

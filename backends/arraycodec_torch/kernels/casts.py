@@ -1,12 +1,13 @@
-"""Casts from float32 to small floats in Triton: `arraycodec.primitives.casts`, step by step.
+"""Casts between float32 and small floats in Triton: `arraycodec.primitives.casts`, step by step.
 
-A kernel takes the numbers of `formats.Casting` as constants, which `arraycodec_torch.triton_blockwise.constants` names.
+A kernel takes the numbers of `formats.Casting` and `formats.Widening` as constants, which
+`arraycodec_torch.triton_blockwise` names.
 """
 
 import triton
 import triton.language as tl
 
-from arraycodec_torch.kernels.primitives import INFINITY, MAGNITUDE
+from arraycodec_torch.kernels.primitives import INFINITY, MAGNITUDE, NAN, SIGN, as_bits, as_float
 
 
 @triton.jit
@@ -37,3 +38,19 @@ def float32_to_small(
     if not SIGNED_NAN:
         sign = tl.where(a <= INFINITY, sign, 0)
     return code | sign
+
+
+@triton.jit
+def small_to_float32(
+    code, HALF: tl.constexpr, STEP: tl.constexpr, OFFSET: tl.constexpr, NORMAL: tl.constexpr, UNIT: tl.constexpr,
+    LARGEST: tl.constexpr, INFINITY_CODE: tl.constexpr, NAN_CODE: tl.constexpr,
+):  # fmt: skip
+    """The code of a small format, as uint32 -> float32 bits, exact; every NaN is the canonical one."""
+    a = code & (HALF - 1)
+    # A subnormal is an integer below 2^3, which converts exactly, times a power of two.
+    small = as_bits(a.to(tl.int32).to(tl.float32) * as_float(tl.full(a.shape, UNIT, tl.uint32)))
+    v = tl.where(a >= NORMAL, a * STEP + OFFSET, small)
+    v = tl.where(a != INFINITY_CODE, v, INFINITY)
+    v = v | tl.where(code >= HALF, SIGN, 0)
+    v = tl.where((a <= LARGEST) | (a == INFINITY_CODE), v, NAN)
+    return tl.where(code != NAN_CODE, v, NAN)

@@ -8,7 +8,7 @@ import triton.language as tl
 
 from arraycodec.codecs import microscaling
 from arraycodec_torch.kernels.blockwise import absmax_of, load_dense, patch, rint, store_dense
-from arraycodec_torch.kernels.casts import float32_to_small
+from arraycodec_torch.kernels.casts import float32_to_small, small_to_float32
 from arraycodec_torch.kernels.primitives import (
     INFINITY,
     MAGNITUDE,
@@ -56,19 +56,21 @@ def encode(
 
 @triton.jit
 def decode(
-    codes, scales, values, out, n, span, step,
-    KIND: tl.constexpr, INT8: tl.constexpr, BITS: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
-    WHOLE: tl.constexpr, GROUP: tl.constexpr,
+    codes, scales, out, n, span, step,
+    KIND: tl.constexpr, INT8: tl.constexpr, BITS: tl.constexpr,
+    HALF: tl.constexpr, STEP: tl.constexpr, OFFSET: tl.constexpr, NORMAL: tl.constexpr, UNIT: tl.constexpr,
+    LARGEST: tl.constexpr, INFINITY_CODE: tl.constexpr, NAN_CODE: tl.constexpr,
+    ROWS: tl.constexpr, BLOCK: tl.constexpr, WHOLE: tl.constexpr, GROUP: tl.constexpr,
 ):  # fmt: skip
     """Decode a patch."""
     block, first, at, inside = patch(n, span, step, ROWS, BLOCK, WHOLE)
     byte = tl.load(scales + block, mask=block * span < n, other=0).to(tl.int32)
     code = load_dense(codes, block, first, at, inside, n, span, step, BITS, GROUP, ROWS, BLOCK)
     if INT8:
-        y = ((code << 24).to(tl.int32, bitcast=True) >> 24).to(tl.float32) * INT8_UNIT
+        u = as_bits(((code << 24).to(tl.int32, bitcast=True) >> 24).to(tl.float32) * INT8_UNIT)
     else:
-        y = tl.load(values + code)
-    tl.store(out + at, narrow(multiplied(y, byte), KIND), mask=inside)
+        u = small_to_float32(code, HALF, STEP, OFFSET, NORMAL, UNIT, LARGEST, INFINITY_CODE, NAN_CODE)
+    tl.store(out + at, narrow(multiplied(u, byte), KIND), mask=inside)
 
 
 @triton.jit
@@ -96,10 +98,9 @@ def shift_exponents(run, byte, INT8_SHIFT: tl.constexpr, KEEP_SIGN: tl.constexpr
 
 
 @triton.jit
-def multiplied(y, byte):
+def multiplied(u, byte):
     """The bits of values times 2^(byte - 127), where the exponents of small scales are added as integers."""
-    product = as_bits(y * as_float((byte << 23).to(tl.uint32)))
-    u = as_bits(y)
+    product = as_bits(as_float(u) * as_float((byte << 23).to(tl.uint32)))
     delta = ((127 - byte) << 23).to(tl.uint32)
     a = u & MAGNITUDE  # lowered below: what falls below 2^-126 is a zero
     lowered = tl.where(a >= INFINITY, u, tl.where(a >= delta + 0x800000, u - delta, u & SIGN))

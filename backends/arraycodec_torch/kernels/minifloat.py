@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 
 from arraycodec_torch.kernels.blockwise import absmax_of, decoded, divided, load_dense, patch, store_dense, tiles_of
-from arraycodec_torch.kernels.casts import float32_to_small
+from arraycodec_torch.kernels.casts import float32_to_small, small_to_float32
 from arraycodec_torch.kernels.primitives import (
     INFINITY,
     MIN_SCALE,
@@ -57,18 +57,21 @@ def encode(
 
 @triton.jit
 def decode(
-    codes, scales, values, out, n, span, step, rows, columns, height, width,
-    KIND: tl.constexpr, SCALE_KIND: tl.constexpr, SCALED: tl.constexpr, BITS: tl.constexpr, TILES: tl.constexpr,
-    ROWS: tl.constexpr, BLOCK: tl.constexpr, WHOLE: tl.constexpr, GROUP: tl.constexpr,
+    codes, scales, out, n, span, step, rows, columns, height, width,
+    KIND: tl.constexpr, SCALE_KIND: tl.constexpr, SCALED: tl.constexpr, BITS: tl.constexpr,
+    HALF: tl.constexpr, STEP: tl.constexpr, OFFSET: tl.constexpr, NORMAL: tl.constexpr, UNIT: tl.constexpr,
+    LARGEST: tl.constexpr, INFINITY_CODE: tl.constexpr, NAN_CODE: tl.constexpr,
+    TILES: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr, WHOLE: tl.constexpr, GROUP: tl.constexpr,
 ):  # fmt: skip
     """Decode a patch."""
     line, first, at, inside = patch(n, span, step, ROWS, BLOCK, WHOLE)
-    y = tl.load(values + load_dense(codes, line, first, at, inside, n, span, step, BITS, GROUP, ROWS, BLOCK))
+    code = load_dense(codes, line, first, at, inside, n, span, step, BITS, GROUP, ROWS, BLOCK)
+    u = small_to_float32(code, HALF, STEP, OFFSET, NORMAL, UNIT, LARGEST, INFINITY_CODE, NAN_CODE)
     if SCALED:
         tile, present = tiles_of(line, first, at, inside, n, span, rows, columns, height, width, TILES, BLOCK)
-        element = decoded(y, widen(tl.load(scales + tile, mask=present, other=0), SCALE_KIND), KIND)
+        element = decoded(as_float(u), widen(tl.load(scales + tile, mask=present, other=0), SCALE_KIND), KIND)
     else:
-        element = narrow(as_bits(y), KIND)
+        element = narrow(u, KIND)
     tl.store(out + at, element, mask=inside)
 
 

@@ -112,15 +112,32 @@ def bfi(a: Array, b: Array, position: Array, length: Array) -> Array:
     return b & ~field | shl(a, start) & field
 
 
-@lanewise("prmt.b32")
-def prmt(a: Array, b: Array, selector: Array) -> Array:
-    """Pick four of the eight bytes of b:a; bit 3 of a selector replicates the sign of the byte instead."""
+@opcode("prmt.b32", 4)
+def prmt(machine: Machine, instruction: Instruction) -> None:
+    """Pick four of the eight bytes of b:a; bit 3 of a selector replicates the sign of the byte instead.
+
+    LLVM has an unset register for b where it picks bytes of a only.
+    """
+    destination, *pair, selector = instruction.operands
+    choices = machine.words(selector, 32)
+    a, b = (machine.peek(operand, 32) for operand in pair)
+    holes = [machine.undefined(operand, 32) for operand in pair]
+    undefined = None
+    if any(hole is not None for hole in holes):
+        none = np.zeros(1, np.uint32)
+        low, high = (none if hole is None else hole for hole in holes)
+        undefined = permuted(low, high, choices, holes=True)
+    machine.write(destination, permuted(a, b, choices), undefined=undefined)
+
+
+def permuted(a: Array, b: Array, choices: Array, holes: bool = False) -> Array:
+    """The bytes of b:a that the choices name; of `holes`, a byte with any is all hole where its sign is replicated."""
     both = b.astype(np.uint64) << 32 | a
     result = np.zeros(1, np.uint32)
     for i in range(4):
-        choice = selector >> 4 * i
+        choice = choices >> 4 * i
         byte = (both >> ((choice & 7) * 8).astype(np.uint64)).astype(np.uint32) & np.uint32(0xFF)
-        sign = (byte >> 7) * np.uint32(0xFF)
+        sign = (byte != 0 if holes else byte >> 7) * np.uint32(0xFF)
         result = result | np.where(choice & 8, sign, byte) << 8 * i
     return result
 

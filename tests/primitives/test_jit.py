@@ -1,0 +1,34 @@
+"""Compiled kernels on disk: what two processes that compile at once may leave there."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from arraycodec.primitives.jit import Kernel
+
+
+def twice(x):
+    for i in range(x.size):
+        x[i] *= 2
+
+
+def files(folder: Path, dtypes: list[str], monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """The names of the files with code after a kernel has met arrays of these dtypes in this order."""
+    from numba.core import config
+
+    monkeypatch.setattr(config, "CACHE_DIR", str(folder))
+    kernel = Kernel(twice, inline=False)
+    for dtype in dtypes:
+        kernel(x := np.ones(3, dtype))
+        assert x.tolist() == [2, 2, 2]
+    return {path.name for path in folder.rglob("*.nbc")}
+
+
+def test_a_file_is_named_after_the_signature_and_not_numbered(tmp_path, monkeypatch):
+    """Or the code for one signature could be found under the number of another, where two processes begin at once."""
+    one = files(tmp_path / "a", ["uint8", "int64"], monkeypatch)
+    other = files(tmp_path / "b", ["int64", "uint8"], monkeypatch)
+    alone = files(tmp_path / "c", ["int64"], monkeypatch)
+    assert len(one) == 2 and one == other and len(alone) == 1 and alone < one
+    assert files(tmp_path / "a", ["uint8", "int64"], monkeypatch) == one  # read again
