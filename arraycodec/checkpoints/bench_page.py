@@ -177,7 +177,7 @@ def _summary(peers: Iterable[Peer]) -> str:
                       [(p.times_decode_out, p.our_decode_out / p.copy) for p in own]):  # fmt: skip
             reached = sum(faster >= GOALS.get(name, 0) or copies <= COPIES for faster, copies in times)
             factors = [faster for faster, _ in times]
-            cells += [f"{_factor(min(factors))} to {_factor(max(factors))}"]
+            cells += [" to ".join(_factor(end) for end in sorted({min(factors), max(factors)}))]
             cells += [f"{reached} of {len(own)}" if name in GOALS else ""]
         rows.append([name, str(len(own)), str(sum(not peer.differing for peer in own)), *cells])
     return _table(rows) if len(rows) > 1 else ""

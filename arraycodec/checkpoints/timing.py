@@ -6,7 +6,7 @@ import statistics
 import time
 from collections.abc import Callable
 
-BUDGET, QUICK_BUDGET = 0.3, 0.1  # seconds for every run
+BUDGET, QUICK_BUDGET = 0.2, 0.1  # seconds for every run
 REPEATS, SHORT = 3, 0.1  # what is short runs so often in a turn, until it has taken so many seconds
 
 

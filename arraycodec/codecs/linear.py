@@ -18,7 +18,7 @@ from typing import ClassVar
 import numpy as np
 
 from arraycodec.base import Codec, Fetch, Given, Planes
-from arraycodec.primitives.blockwise import Extremes, encode_tiles, quantise_pieces
+from arraycodec.primitives.blockwise import Extremes, encode_tiles, quantise_pieces, segments
 from arraycodec.primitives.floats import (
     BFLOAT16,
     BIG_SCALE,
@@ -38,7 +38,7 @@ from arraycodec.primitives.grid import BlockSize, check_block_size, codes_shape,
 from arraycodec.primitives.jit import inlined, kernel
 from arraycodec.primitives.memory import bits, empty
 from arraycodec.primitives.packing import load_dense, store_dense
-from arraycodec.primitives.runs import DIVISOR, INVERSE, buffers, cut, load_run, multiplied_run, spread_integers
+from arraycodec.primitives.runs import DIVISOR, INVERSE, buffers, load_run, multiplied_run, spread_integers
 from arraycodec.primitives.scales import RUN, lowered, scaled
 from arraycodec.spec import ArraySpec, spec_of
 
@@ -220,7 +220,7 @@ def encode_range(source, kind, grid, scales, scale_kind, zeros, native, arithmet
     use = INVERSE if native else DIVISOR
     for at in range(start, stop, RUN):
         count = min(RUN, stop - at)
-        segment = cut(grid, at, count, ends, tiles)
+        segment = (ends, tiles, segments(grid, at, count, ends, tiles))
         load_run(source, kind, scales, scale_kind, use, segment, at, count, run, factors)
         if zeros.size:
             spread_integers(zeros, segment, count, shifts)
@@ -291,7 +291,7 @@ def decode_range(codes, bits, grid, scales, scale_kind, zeros, out, kind, start,
         else:
             for i in range(count):
                 y[i] = np.float32(q[i]) - offset
-        segment = cut(grid, at, count, ends, tiles)
+        segment = (ends, tiles, segments(grid, at, count, ends, tiles))
         if zeros.size:
             spread_integers(zeros, segment, count, shifts)
             for i in range(count):

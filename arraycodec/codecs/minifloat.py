@@ -20,7 +20,7 @@ from typing import ClassVar
 import numpy as np
 
 from arraycodec.base import Codec, Fetch, Given, Planes
-from arraycodec.primitives.blockwise import Extremes, encode_tiles, quantise_pieces
+from arraycodec.primitives.blockwise import Extremes, encode_tiles, quantise_pieces, segments
 from arraycodec.primitives.casts import float32_to_small, small_to_float32
 from arraycodec.primitives.floats import (
     EPSILON,
@@ -41,7 +41,7 @@ from arraycodec.primitives.grid import BlockSize, check_block_size, codes_shape,
 from arraycodec.primitives.jit import inlined, kernel
 from arraycodec.primitives.memory import bits, empty
 from arraycodec.primitives.packing import load_dense, store_dense
-from arraycodec.primitives.runs import DIVISOR, INVERSE, buffers, cut, load_run, multiplied_run, round_run
+from arraycodec.primitives.runs import DIVISOR, INVERSE, buffers, load_run, multiplied_run, round_run
 from arraycodec.primitives.scales import RUN, load, multiply
 from arraycodec.spec import ArraySpec, spec_of
 
@@ -211,7 +211,7 @@ def encode_range(source, kind, grid, scales, scale_kind, native, arithmetic, cas
     for at in range(start, stop, RUN):
         count = min(RUN, stop - at)
         if scaled:
-            segment = cut(grid, at, count, ends, tiles)
+            segment = (ends, tiles, segments(grid, at, count, ends, tiles))
             load_run(source, kind, scales, scale_kind, use, segment, at, count, run, factors)
         else:
             load(source, kind, at, count, run)
@@ -252,7 +252,7 @@ def decode_range(codes, bits, widening, grid, scales, scale_kind, out, kind, sta
         for i in range(count):
             run[i] = small_to_float32(run[i], widening)
         if scales.size:
-            segment = cut(grid, at, count, ends, tiles)
+            segment = (ends, tiles, segments(grid, at, count, ends, tiles))
             multiplied_run(y, scales, scale_kind, segment, count, kind, out[at : at + count], factors)
         else:
             multiply(y[:count], as_float(ONE), kind, out[at : at + count])

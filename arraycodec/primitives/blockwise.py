@@ -73,7 +73,7 @@ def piece_of(grid: Grid) -> int:
     if width > LARGEST_TILE:
         return 0
     unit = 1 if grid.columns % 8 == 0 and width % 8 == 0 else 8
-    if grid.rows > 1 and unit > 1:
+    if grid.matrices * grid.rows > 1 and unit > 1:
         unit *= max(grid.across, 1)
     return unit * max(1, PIECE // max(unit * width, 1))
 

@@ -83,7 +83,7 @@ def kernel(py_func: Callable[..., Any]) -> Kernel:
 
 
 def inlined(py_func: Callable[..., Any]) -> Kernel:
-    """Like `kernel`, and inlined into the kernels that call it. It allocates no array.
+    """Like `kernel`, and inlined into the kernels that call it. It makes and returns no array.
 
     So it needs no reference counts, which in the other kernels take two atomic operations per slice.
     """

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from arraycodec.primitives.blockwise import segments
 from arraycodec.primitives.floats import (
     BFLOAT16,
     BIG_SCALE,
@@ -99,12 +98,6 @@ def spread_integers(integers, segment, count, out):
 def buffers():
     """What a run needs besides its elements: a factor for each, and room for segments."""
     return np.empty(RUN, np.float32), np.empty(RUN, np.int64), np.empty(RUN, np.int64)
-
-
-@inlined
-def cut(grid, at, count, ends, tiles):
-    """The segments of a run: their ends, their tiles, and how many there are."""
-    return ends, tiles, segments(grid, at, count, ends, tiles)
 
 
 @inlined

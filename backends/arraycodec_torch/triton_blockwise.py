@@ -48,6 +48,7 @@ def plan(grid: Grid, bits: int) -> Plan:
     whole = step == block and (lines == 1 or span % step == 0)
     one_pass = run == step if tiles is LINE else tiles is CHUNK and grid.height == 1
     constants = {"TILES": tiles.value, "ROWS": rows, "BLOCK": block, "WHOLE": whole, "GROUP": group}
+    constants["EVEN"] = whole and grid.size % group == 0
     numbers = (grid.size, span, step, grid.rows, grid.columns, grid.height, grid.width)
     return Plan(-(-lines // rows) * -(-span // step), numbers, constants, one_pass)
 

@@ -113,13 +113,17 @@ def test_ptx_is_exact_and_vectorised(target: str) -> None:
     with emulated(target=target) as how:
         for case, *_ in CASES.values():
             compare(how, case.codec, case.array())
-    compiled = [found for key, found in Emulated.compiled.items() if is_own(key, target)]
-    assert {found.entry for found in compiled} >= {"encode", "decode", "encode_blocks", "decode_blocks", "encode_rows"}
-    for found in compiled:
+    own = {key: found for key, found in Emulated.compiled.items() if is_own(key, target)}
+    entries = {found.entry for found in own.values()}
+    assert entries >= {"encode", "decode", "encode_blocks", "decode_blocks", "encode_rows", "decode_rows"}
+    for key, found in own.items():
         refuse_inexact(found.ptx)
-        if {name for name, _ in found.signature} & SIZES <= found.divisible:  # as in every weight matrix
-            wide = r"st\.global\.v[48]\.b32" if found.entry.startswith("decode") else r"ld\.global\.v[48]\.b32"
-            assert re.search(wide, found.ptx), f"{found.entry}: no 16-byte accesses"
+        sizes = {name for name, _ in found.signature} & SIZES
+        if "n" in sizes <= found.divisible:  # as in every weight matrix
+            of_array, of_codes = ("st", "ld") if found.entry.startswith("decode") else ("ld", "st")
+            assert re.search(rf"{of_array}\.global\.v[48]\.b32", found.ptx), f"{found.entry}: no 16-byte accesses"
+            if "'GROUP': 2, 'EVEN': True" in key[4]:  # codes of 4 bits
+                assert re.search(rf"{of_codes}\.global\.v[248]\.b32", found.ptx), f"{found.entry}: codes byte by byte"
             if found.entry == "encode_blocks":  # the maximum of a row stays in registers
                 assert "redux.sync.max.u32" in found.ptx or "shfl.sync" in found.ptx
 

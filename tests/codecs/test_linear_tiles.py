@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import arraycodec as ac
+from arraycodec.primitives import blockwise
 from arraycodec.registry import SCHEMES
 from arraycodec.spec import spec_of
 from arraycodec_conformance.compare import same_bits
@@ -54,6 +55,18 @@ def test_a_tile_is_encoded_as_an_array_of_its_own(block_size: Any, shape: tuple[
                 assert planes[name].reshape(-1)[tile] == own[name][0], (block_size, shape, tile, name)
             same_bits(q[tiles == tile], integers(own["codes"], bits, part.shape), f"{codec} {shape} tile {tile}")
             same_bits(decoded[tiles == tile], alone.decode(own, spec_of(part)), f"{codec} {shape} tile {tile}")
+
+
+@pytest.mark.parametrize("block_size", [(1, 7), (1, None), (1, 16), (3, 7), (None, 7)], ids=str)
+def test_matrices_of_one_row_are_encoded_as_rows(block_size: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In many pieces, each of which must begin at a byte of codes."""
+    monkeypatch.setattr(blockwise, "PIECE", 64)
+    x = Recipe((250, 1, 18), "float32", "normal", 0, 1).array()
+    rows = x.reshape(250, 18)
+    for bits in (3, 4):
+        planes = ac.Linear(bits, False, block_size).encode(x)
+        for name, plane in ac.Linear(bits, False, (1, block_size[1])).encode(rows).items():
+            same_bits(planes[name].reshape(-1), plane.reshape(-1), f"{bits} bits, {block_size}: {name}")
 
 
 @pytest.mark.parametrize("block_size", TILES, ids=str)

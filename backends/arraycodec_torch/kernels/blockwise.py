@@ -159,7 +159,7 @@ def product(y, scale, usable):
 @triton.jit
 def store_dense(
     codes, code, line, first, at, inside, n, span, step,
-    BITS: tl.constexpr, GROUP: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+    BITS: tl.constexpr, GROUP: tl.constexpr, EVEN: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Store the codes of a patch; neighbours move together until they are whole bytes."""
     if BITS == 8:
@@ -174,24 +174,26 @@ def store_dense(
         if GROUP == 8:
             even, odd = tl.split(tl.reshape(words.to(tl.uint64), [ROWS, BLOCK // 8, 2]))
             words = even | (odd << 4 * BITS)
-        byte, remaining, present = groups(line, first, n, span, step, BITS, GROUP, BLOCK)
+        byte, remaining, present = groups(line, first, n, span, step, BITS, GROUP, EVEN, BLOCK)
         for k in tl.static_range(GROUP * BITS // 8):
-            tl.store(codes + byte + k, (words >> 8 * k).to(tl.uint8), mask=present & (remaining > 8 * k))
+            there = present if EVEN else present & (remaining > 8 * k)
+            tl.store(codes + byte + k, (words >> 8 * k).to(tl.uint8), mask=there)
 
 
 @triton.jit
 def load_dense(
     codes, line, first, at, inside, n, span, step,
-    BITS: tl.constexpr, GROUP: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+    BITS: tl.constexpr, GROUP: tl.constexpr, EVEN: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """The inverse of `store_dense`: codes as uint32."""
     if BITS == 8:
         words = tl.load(codes + at, mask=inside, other=0).to(tl.uint32)
     else:
-        byte, remaining, present = groups(line, first, n, span, step, BITS, GROUP, BLOCK)
+        byte, remaining, present = groups(line, first, n, span, step, BITS, GROUP, EVEN, BLOCK)
         words = tl.zeros([ROWS, BLOCK // GROUP], tl.uint64 if GROUP == 8 else tl.uint32)
         for k in tl.static_range(GROUP * BITS // 8):
-            piece = tl.load(codes + byte + k, mask=present & (remaining > 8 * k), other=0)
+            there = present if EVEN else present & (remaining > 8 * k)
+            piece = tl.load(codes + byte + k, mask=there, other=0)
             words |= piece.to(words.dtype) << 8 * k
         if GROUP == 8:
             words = tl.join(words & ((1 << 4 * BITS) - 1), words >> 4 * BITS).to(tl.uint32)
@@ -203,8 +205,18 @@ def load_dense(
 
 
 @triton.jit
-def groups(line, first, n, span, step, BITS: tl.constexpr, GROUP: tl.constexpr, BLOCK: tl.constexpr):
-    """The first byte of each group of codes in a patch, the bits from there to the end, and which groups there are."""
-    i = tl.arange(0, BLOCK // GROUP)[None, :] * GROUP
-    at = line * span + first + i
-    return at // GROUP * (GROUP * BITS // 8), (n - at) * BITS, (i < step) & (first + i < span)
+def groups(
+    line, first, n, span, step, BITS: tl.constexpr, GROUP: tl.constexpr, EVEN: tl.constexpr, BLOCK: tl.constexpr
+):
+    """The first byte of each group of codes in a patch, the bits from there to the end, and which groups there are.
+
+    EVEN: all groups are whole, and those of a patch fill it or end with the line. Then bytes are what is compared, from
+    which Triton sees that neighbours are there together, and so are moved together.
+    """
+    k = tl.arange(0, BLOCK // GROUP)[None, :]
+    start = line * span + first  # whole groups, but in lines behind the only one
+    byte = start // GROUP * (GROUP * BITS // 8) + k * (GROUP * BITS // 8)
+    remaining = (n - start - k * GROUP) * BITS
+    end = n // GROUP * (GROUP * BITS // 8)
+    present = byte < end if EVEN else (k * GROUP < step) & (first + k * GROUP < span)
+    return byte, remaining, present

@@ -41,6 +41,7 @@ def encode(
     KIND: tl.constexpr, SCALE_KIND: tl.constexpr, BITS: tl.constexpr, SYMMETRIC: tl.constexpr, NATIVE: tl.constexpr,
     ARITHMETIC: tl.constexpr, LOWEST: tl.constexpr, FIND: tl.constexpr, TILES: tl.constexpr, ROWS: tl.constexpr,
     BLOCK: tl.constexpr, WHOLE: tl.constexpr, GROUP: tl.constexpr,
+    EVEN: tl.constexpr,
 ):  # fmt: skip
     """Encode a patch; FIND: each of its lines is a tile, whose scale and zero point are found and stored as well."""
     line, first, at, inside = patch(n, span, step, ROWS, BLOCK, WHOLE)
@@ -66,7 +67,7 @@ def encode(
         y = as_float(rounded(as_bits(divided(run, scale)), ARITHMETIC))
         q = foreign_integers(y, zero, BITS, LOWEST, SYMMETRIC, ARITHMETIC)
     code = (q if BITS == 8 else q + (1 << (BITS - 1))).to(tl.uint32)  # 6
-    store_dense(codes, code, line, first, at, inside, n, span, step, BITS, GROUP, ROWS, BLOCK)
+    store_dense(codes, code, line, first, at, inside, n, span, step, BITS, GROUP, EVEN, ROWS, BLOCK)
 
 
 @triton.jit
@@ -74,12 +75,13 @@ def decode(
     codes, scales, zeros, out, n, span, step, rows, columns, height, width,
     KIND: tl.constexpr, SCALE_KIND: tl.constexpr, BITS: tl.constexpr, SYMMETRIC: tl.constexpr, TILES: tl.constexpr,
     ROWS: tl.constexpr, BLOCK: tl.constexpr, WHOLE: tl.constexpr, GROUP: tl.constexpr,
+    EVEN: tl.constexpr,
 ):  # fmt: skip
     """Decode a patch."""
     line, first, at, inside = patch(n, span, step, ROWS, BLOCK, WHOLE)
     tile, present = tiles_of(line, first, at, inside, n, span, rows, columns, height, width, TILES, BLOCK)
     scale = widen(tl.load(scales + tile, mask=present, other=0), SCALE_KIND)
-    q = load_dense(codes, line, first, at, inside, n, span, step, BITS, GROUP, ROWS, BLOCK).to(tl.int32)
+    q = load_dense(codes, line, first, at, inside, n, span, step, BITS, GROUP, EVEN, ROWS, BLOCK).to(tl.int32)
     q = (q << 24) >> 24 if BITS == 8 else q - (1 << (BITS - 1))
     if not SYMMETRIC:
         q -= tl.load(zeros + tile, mask=present, other=0).to(tl.int32)

@@ -36,6 +36,7 @@ def encode(
     FIRST: tl.constexpr, LARGEST: tl.constexpr, BEYOND: tl.constexpr, NAN_CODE: tl.constexpr,
     SIGNED_NAN: tl.constexpr, SIGNED_ZERO: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
     WHOLE: tl.constexpr, GROUP: tl.constexpr,
+    EVEN: tl.constexpr,
 ):  # fmt: skip
     """Encode a patch; FIND: the scales of its blocks are found and stored as well."""
     block, first, at, inside = patch(n, span, step, ROWS, BLOCK, WHOLE)
@@ -51,7 +52,7 @@ def encode(
         code = rint(tl.minimum(tl.maximum(tl.where(y == y, y, 0.0), -127.0), 127.0)).to(tl.uint32)
     else:
         code = float32_to_small(u, BITS, MANTISSA, FIRST, LARGEST, BEYOND, NAN_CODE, SIGNED_NAN, SIGNED_ZERO)  # 5
-    store_dense(codes, code, block, first, at, inside, n, span, step, BITS, GROUP, ROWS, BLOCK)  # 6
+    store_dense(codes, code, block, first, at, inside, n, span, step, BITS, GROUP, EVEN, ROWS, BLOCK)  # 6
 
 
 @triton.jit
@@ -61,11 +62,12 @@ def decode(
     HALF: tl.constexpr, STEP: tl.constexpr, OFFSET: tl.constexpr, NORMAL: tl.constexpr, UNIT: tl.constexpr,
     LARGEST: tl.constexpr, INFINITY_CODE: tl.constexpr, NAN_CODE: tl.constexpr,
     ROWS: tl.constexpr, BLOCK: tl.constexpr, WHOLE: tl.constexpr, GROUP: tl.constexpr,
+    EVEN: tl.constexpr,
 ):  # fmt: skip
     """Decode a patch."""
     block, first, at, inside = patch(n, span, step, ROWS, BLOCK, WHOLE)
     byte = tl.load(scales + block, mask=block * span < n, other=0).to(tl.int32)
-    code = load_dense(codes, block, first, at, inside, n, span, step, BITS, GROUP, ROWS, BLOCK)
+    code = load_dense(codes, block, first, at, inside, n, span, step, BITS, GROUP, EVEN, ROWS, BLOCK)
     if INT8:
         u = as_bits(((code << 24).to(tl.int32, bitcast=True) >> 24).to(tl.float32) * INT8_UNIT)
     else:

@@ -33,6 +33,7 @@ def encode(
     FIRST: tl.constexpr, LARGEST: tl.constexpr, BEYOND: tl.constexpr, NAN_CODE: tl.constexpr,
     SIGNED_NAN: tl.constexpr, SIGNED_ZERO: tl.constexpr, TILES: tl.constexpr, ROWS: tl.constexpr,
     BLOCK: tl.constexpr, WHOLE: tl.constexpr, GROUP: tl.constexpr,
+    EVEN: tl.constexpr,
 ):  # fmt: skip
     """Encode a patch; FIND: each of its lines is a tile, whose scale is found and stored as well."""
     line, first, at, inside = patch(n, span, step, ROWS, BLOCK, WHOLE)
@@ -52,7 +53,7 @@ def encode(
     else:
         u = flushed(rounded(as_bits(divided(run, scale)), ARITHMETIC))
     code = float32_to_small(u, BITS, MANTISSA, FIRST, LARGEST, BEYOND, NAN_CODE, SIGNED_NAN, SIGNED_ZERO)  # 5
-    store_dense(codes, code, line, first, at, inside, n, span, step, BITS, GROUP, ROWS, BLOCK)  # 6
+    store_dense(codes, code, line, first, at, inside, n, span, step, BITS, GROUP, EVEN, ROWS, BLOCK)  # 6
 
 
 @triton.jit
@@ -62,10 +63,11 @@ def decode(
     HALF: tl.constexpr, STEP: tl.constexpr, OFFSET: tl.constexpr, NORMAL: tl.constexpr, UNIT: tl.constexpr,
     LARGEST: tl.constexpr, INFINITY_CODE: tl.constexpr, NAN_CODE: tl.constexpr,
     TILES: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr, WHOLE: tl.constexpr, GROUP: tl.constexpr,
+    EVEN: tl.constexpr,
 ):  # fmt: skip
     """Decode a patch."""
     line, first, at, inside = patch(n, span, step, ROWS, BLOCK, WHOLE)
-    code = load_dense(codes, line, first, at, inside, n, span, step, BITS, GROUP, ROWS, BLOCK)
+    code = load_dense(codes, line, first, at, inside, n, span, step, BITS, GROUP, EVEN, ROWS, BLOCK)
     u = small_to_float32(code, HALF, STEP, OFFSET, NORMAL, UNIT, LARGEST, INFINITY_CODE, NAN_CODE)
     if SCALED:
         tile, present = tiles_of(line, first, at, inside, n, span, rows, columns, height, width, TILES, BLOCK)

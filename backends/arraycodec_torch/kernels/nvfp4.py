@@ -35,6 +35,7 @@ def encode(
     source, global_scale, scales, scale_values, codes, n, span, step,
     KIND: tl.constexpr, ARITHMETIC: tl.constexpr, FIND: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
     WHOLE: tl.constexpr, GROUP: tl.constexpr,
+    EVEN: tl.constexpr,
 ):  # fmt: skip
     """Encode a patch; FIND: the scales of its blocks are found and stored as well."""
     block, first, at, inside = patch(n, span, step, ROWS, BLOCK, WHOLE)
@@ -52,19 +53,20 @@ def encode(
     code = magnitude_code(y, E2M1_MANTISSA, E2M1_FIRST)  # 5
     code = tl.where(y > INFINITY, 0, tl.minimum(code, E2M1_LARGEST))
     code |= (run >> 28) & 8  # a zero is +0 here
-    store_dense(codes, code, block, first, at, inside, n, span, step, 4, GROUP, ROWS, BLOCK)  # 6
+    store_dense(codes, code, block, first, at, inside, n, span, step, 4, GROUP, EVEN, ROWS, BLOCK)  # 6
 
 
 @triton.jit
 def decode(
     codes, scales, global_scale, scale_values, values, out, n, span, step,
     KIND: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr, WHOLE: tl.constexpr, GROUP: tl.constexpr,
+    EVEN: tl.constexpr,
 ):  # fmt: skip
     """Decode a patch."""
     block, first, at, inside = patch(n, span, step, ROWS, BLOCK, WHOLE)
     scale = tl.load(scales + block, mask=block * span < n, other=0).to(tl.uint32)
     unit = step_of(tl.load(scale_values + scale), tl.load(global_scale))
-    y = tl.load(values + load_dense(codes, block, first, at, inside, n, span, step, 4, GROUP, ROWS, BLOCK))
+    y = tl.load(values + load_dense(codes, block, first, at, inside, n, span, step, 4, GROUP, EVEN, ROWS, BLOCK))
     tl.store(out + at, narrow(product(y, unit, unit > 0), KIND), mask=inside)
 
 
