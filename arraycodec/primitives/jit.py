@@ -37,8 +37,10 @@ class Kernel:
         source.__qualname__ = f"{self.py_func.__qualname__}_{self.digest}"
         source.__module__ = self.py_func.__module__
         options = {"error_model": "numpy", "nogil": True, "forceinline": self.inline, "_nrt": not self.inline}
+        if self.inline:
+            return _returning_no_array(numba.njit(source, **options))
         try:
-            return _with_own_files(numba.njit(source, cache=not self.inline, **options))
+            return _with_own_files(numba.njit(source, cache=True, **options))
         except RuntimeError:  # no folder is writable: compile anew in each process
             return numba.njit(source, **options)
 
@@ -72,8 +74,33 @@ def _with_own_files(dispatcher: Any) -> Any:
             self._save_index(self._load_index() | {key: name})
 
     files = getattr(getattr(dispatcher, "_cache", None), "_cache_file", None)
-    if type(files) is IndexDataCacheFile:  # nothing is kept of inlined kernels, or where nothing is compiled
+    if type(files) is IndexDataCacheFile:  # there is none where nothing is compiled
         files.__class__ = Files
+    return dispatcher
+
+
+def _returning_no_array(dispatcher: Any) -> Any:
+    """Refuse to compile an inlined function that returns an array: its caller would free it once too often.
+
+    Numba refuses arrays, but not an argument that is given back, nor a tuple with an array in it.
+    """
+    if not hasattr(dispatcher, "overloads"):  # nothing is compiled
+        return dispatcher
+    from numba.core.types import Array
+
+    def holds_array(kind: Any) -> bool:
+        return isinstance(kind, Array) or any(map(holds_array, getattr(kind, "types", ())))
+
+    compile_for = dispatcher.compile
+
+    def checked(signature: Any) -> Any:
+        entry = compile_for(signature)
+        for overload in dispatcher.overloads.values():
+            if holds_array(overload.signature.return_type):
+                raise TypeError(f"inlined {dispatcher.__name__} returns {overload.signature.return_type}: use @kernel")
+        return entry
+
+    dispatcher.compile = checked
     return dispatcher
 
 
@@ -83,7 +110,7 @@ def kernel(py_func: Callable[..., Any]) -> Kernel:
 
 
 def inlined(py_func: Callable[..., Any]) -> Kernel:
-    """Like `kernel`, and inlined into the kernels that call it. It makes and returns no array.
+    """Like `kernel`, and inlined into the kernels that call it. It may neither make nor return an array.
 
     So it needs no reference counts, which in the other kernels take two atomic operations per slice.
     """

@@ -55,6 +55,9 @@ def flush(request: pytest.FixtureRequest) -> Iterator[bool]:
     torch.set_flush_denormal(False)
 
 
+flushed = pytest.mark.parametrize("flush", [True], ids=["flushed"], indirect=True)  # the suite does it with subnormals
+
+
 def flushes() -> bool:
     """Whether torch computes without subnormal floats just now."""
     return bool((torch.tensor([1], dtype=torch.int32).view(torch.float32) * 2).view(torch.int32) == 0)
@@ -78,6 +81,7 @@ def compare(codec: ac.Codec, x: np.ndarray, given: dict[str, np.ndarray] | None 
     torch.set_flush_denormal(flushing)
 
 
+@flushed
 @pytest.mark.parametrize("dtype", list(floats.KINDS))
 @pytest.mark.parametrize("codec", CODECS, ids=str)
 def test_random_patterns_and_sizes(codec: ac.Codec, dtype: str, flush: bool) -> None:
@@ -90,7 +94,7 @@ def test_random_patterns_and_sizes(codec: ac.Codec, dtype: str, flush: bool) -> 
             compare(codec, spread.astype(numpy_dtype(dtype)))
 
 
-@pytest.mark.parametrize("flush", [True], ids=["flushed"], indirect=True)  # the suite does it with subnormals
+@flushed
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 @pytest.mark.parametrize("table", ["nf4", "fp4", "dynamic"])
 def test_every_pattern_of_16_bits(table: str, dtype: str, flush: bool) -> None:

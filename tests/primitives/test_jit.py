@@ -1,11 +1,11 @@
-"""Compiled kernels on disk: what two processes that compile at once may leave there."""
+"""Kernels: what two processes that compile at once may leave on disk, and what inlined ones may not do."""
 
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from arraycodec.primitives.jit import Kernel
+from arraycodec.primitives.jit import Kernel, inlined, kernel
 
 
 def twice(x):
@@ -32,3 +32,42 @@ def test_a_file_is_named_after_the_signature_and_not_numbered(tmp_path, monkeypa
     alone = files(tmp_path / "c", ["int64"], monkeypatch)
     assert len(one) == 2 and one == other and len(alone) == 1 and alone < one
     assert files(tmp_path / "a", ["uint8", "int64"], monkeypatch) == one  # read again
+
+
+@inlined
+def same(x):
+    return x
+
+
+@inlined
+def pair(x):
+    return 1, x[1:]
+
+
+@inlined
+def made(x):
+    y = np.empty(3)
+    y[0] = x[0]
+    return y[0]
+
+
+@kernel
+def call_same(x):
+    return same(x)[0]
+
+
+@kernel
+def call_pair(x):
+    return pair(x)[0]
+
+
+@kernel
+def call_made(x):
+    return made(x)
+
+
+@pytest.mark.parametrize("caller", [call_same, call_pair, call_made], ids=lambda caller: caller.py_func.__name__)
+def test_an_inlined_kernel_neither_makes_nor_returns_an_array(caller):
+    """It counts no references: an array that it returned would be freed once too often."""
+    with pytest.raises(Exception, match=r"use @kernel|Only accept returning"):
+        caller(np.ones(3))
