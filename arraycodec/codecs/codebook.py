@@ -39,7 +39,7 @@ from arraycodec.primitives.floats import (
     recip_rn,
 )
 from arraycodec.primitives.jit import inlined, kernel
-from arraycodec.primitives.memory import bits, empty
+from arraycodec.primitives.memory import bits, empty, writable_bits
 from arraycodec.primitives.packing import look_up, store_codes, values_per_byte
 from arraycodec.primitives.ranks import rank16, rank256, rank_in_cells
 from arraycodec.primitives.scales import (
@@ -147,12 +147,12 @@ class Codebook(Codec):
         # A tile of whole blocks finds its own scales; where a block is larger than a tile they come first.
         known = absmax is not None or block > RUN
         if absmax is not None:
-            scales = np.array(absmax, np.float32).reshape(-1).view(np.uint32)  # a copy: kernels want it writable
+            scales = writable_bits(np.array(absmax, np.float32))  # a copy: kernels want it writable
         elif known:
             scales = absmax_of_blocks(source, kind, block)
             scales[scales < self.min_scale] = 0
         else:
-            scales = empty(specs["absmax"]).reshape(-1).view(np.uint32)
+            scales = writable_bits(empty(specs["absmax"]))
             if not source.size:
                 scales[:] = 0  # the whole of an empty array has a scale too
         # Threads share no byte of codes and no scale that is still to be found: an even number of blocks, or of runs.
@@ -175,9 +175,8 @@ class Codebook(Codec):
         self, planes: Planes, spec: ArraySpec, given: Given | None = None, out: np.ndarray | None = None
     ) -> np.ndarray:
         out = empty(spec) if out is None else out
-        target, kind = out.reshape(-1).view(f"u{out.dtype.itemsize}"), KINDS[spec.dtype]
-        codes = np.ascontiguousarray(planes["codes"]).reshape(-1)
-        scales = np.ascontiguousarray(planes["absmax"]).reshape(-1).view(np.uint32)
+        target, kind = writable_bits(out), KINDS[spec.dtype]
+        codes, scales = bits(planes["codes"]), bits(planes["absmax"])
         values = np.ascontiguousarray(self.tables(planes).values)
         offset = without_subnormals(np.asarray(planes["offset"] if self.offset else 0, np.float32))[()]
         block = block_length(spec, self.block_size)

@@ -36,7 +36,7 @@ from arraycodec.primitives.floats import (
 )
 from arraycodec.primitives.grid import BlockSize, check_block_size, codes_shape, grid_of, scales_shape, surrounding
 from arraycodec.primitives.jit import inlined, kernel
-from arraycodec.primitives.memory import bits, empty
+from arraycodec.primitives.memory import bits, empty, writable_bits
 from arraycodec.primitives.packing import load_dense, store_dense
 from arraycodec.primitives.runs import DIVISOR, INVERSE, buffers, load_run, multiplied_run, spread_integers
 from arraycodec.primitives.scales import RUN, lowered, scaled
@@ -114,7 +114,7 @@ class Linear(Codec):
         planes = {name: np.array(given[name], plane.numpy_dtype) if name in given else empty(plane)
                   for name, plane in specs.items()}  # fmt: skip
         source, kind, scale_kind = bits(x), KINDS[spec.dtype], KINDS[specs["scales"].dtype]
-        codes, scales = planes["codes"].reshape(-1).view(np.uint8), bits(planes["scales"])
+        codes, scales = writable_bits(planes["codes"]), writable_bits(planes["scales"])
         zeros = planes["zero_points"].reshape(-1) if not self.symmetric else np.zeros(0, np.int8)
         native, arithmetic = self.flavour is None, kind if self.arithmetic == "eager" else FLOAT32
         find = own_scales if native else foreign_scales
@@ -136,14 +136,10 @@ class Linear(Codec):
         self, planes: Planes, spec: ArraySpec, given: Given | None = None, out: np.ndarray | None = None
     ) -> np.ndarray:
         out = empty(spec) if out is None else out
-        grid, target, kind = (
-            grid_of(spec, self.block_size),
-            out.reshape(-1).view(f"u{out.dtype.itemsize}"),
-            KINDS[spec.dtype],
-        )
+        grid, target, kind = grid_of(spec, self.block_size), writable_bits(out), KINDS[spec.dtype]
         codes, scales = bits(planes["codes"]), bits(planes["scales"])
         scale_kind = KINDS[spec_of(planes["scales"]).dtype]
-        zeros = bits(planes["zero_points"]).view(np.int8) if not self.symmetric else np.zeros(0, np.int8)
+        zeros = bits(np.zeros(0, np.int8) if self.symmetric else planes["zero_points"]).view(np.int8)
 
         def work(start: int, stop: int) -> None:
             decode_range(codes, self.bits, grid, scales, scale_kind, zeros, target, kind, start, stop)

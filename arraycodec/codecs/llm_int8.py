@@ -34,7 +34,7 @@ from arraycodec.primitives.floats import (
 )
 from arraycodec.primitives.grid import BlockSize, grid_of, scales_shape
 from arraycodec.primitives.jit import inlined, kernel
-from arraycodec.primitives.memory import bits, empty
+from arraycodec.primitives.memory import bits, empty, writable_bits
 from arraycodec.primitives.scales import RUN, load, lowered, multiply, settle, stored_scale, used_scale
 from arraycodec.primitives.threads import split
 from arraycodec.spec import ArraySpec, spec_of
@@ -107,10 +107,10 @@ class LLMInt8(Codec):
         outliers, columns = source[:0], np.zeros(0, np.int32)
         if self.threshold:
             kept, columns = without_outliers(source, kind, grid.columns, self.threshold_bits(spec))
-            outliers, source = source.reshape(-1, max(grid.columns, 1)).take(columns, axis=1), kept
+            outliers, source = source.reshape(-1, max(grid.columns, 1)).take(columns, axis=1), bits(kept)
         codes = empty(specs["codes"])
         scales = np.array(given["scales"], np.float32) if "scales" in given else empty(specs["scales"])
-        found = scales.reshape(-1).view(np.uint32)
+        found = writable_bits(scales)
 
         def rule(first: int, last: int, extremes: Extremes) -> None:
             row_scales(extremes, found[first:last])
@@ -130,7 +130,7 @@ class LLMInt8(Codec):
         self, planes: Planes, spec: ArraySpec, given: Given | None = None, out: np.ndarray | None = None
     ) -> np.ndarray:
         out = empty(spec) if out is None else out
-        grid, target, kind = grid_of(spec, ROWS), bits(out), KINDS[spec.dtype]
+        grid, target, kind = grid_of(spec, ROWS), writable_bits(out), KINDS[spec.dtype]
         codes, scales = bits(planes["codes"]).view(np.int8), bits(planes["scales"])
 
         def work(start: int, stop: int) -> None:

@@ -36,7 +36,7 @@ from arraycodec.primitives.floats import (
 from arraycodec.primitives.formats import FORMATS, Casting, values
 from arraycodec.primitives.grid import codes_shape, scales_shape
 from arraycodec.primitives.jit import inlined, kernel
-from arraycodec.primitives.memory import bits, empty
+from arraycodec.primitives.memory import bits, empty, writable_bits
 from arraycodec.primitives.packing import store_dense
 from arraycodec.primitives.runs import store_products
 from arraycodec.primitives.scales import RUN, load
@@ -138,7 +138,7 @@ class Microscaling(Codec):
         planes = {name: np.array(given[name], plane.numpy_dtype) if name in given else empty(plane)
                   for name, plane in specs.items()}  # fmt: skip
         source, kind, rule = bits(x), KINDS[spec.dtype], self.rule(spec.dtype)
-        codes, scales = planes["codes"].reshape(-1).view(np.uint8), planes["scales"].reshape(-1)
+        codes, scales = writable_bits(planes["codes"]), writable_bits(planes["scales"])
         casting, shift = self.casting or FORMATS["float8_e4m3fn"].casting(), INT8_SHIFT if self.casting is None else 0
 
         def quantise(start: int, stop: int) -> None:
@@ -153,7 +153,7 @@ class Microscaling(Codec):
         self, planes: Planes, spec: ArraySpec, given: Given | None = None, out: np.ndarray | None = None
     ) -> np.ndarray:
         out = empty(spec) if out is None else out
-        target, kind = out.reshape(-1).view(f"u{out.dtype.itemsize}"), KINDS[spec.dtype]
+        target, kind = writable_bits(out), KINDS[spec.dtype]
         codes, scales, table = bits(planes["codes"]), bits(planes["scales"]), _table(self.format)
 
         def work(start: int, stop: int) -> None:

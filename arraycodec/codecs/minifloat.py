@@ -39,7 +39,7 @@ from arraycodec.primitives.floats import (
 from arraycodec.primitives.formats import FORMATS, Casting
 from arraycodec.primitives.grid import BlockSize, check_block_size, codes_shape, grid_of, scales_shape, surrounding
 from arraycodec.primitives.jit import inlined, kernel
-from arraycodec.primitives.memory import bits, empty
+from arraycodec.primitives.memory import bits, empty, writable_bits
 from arraycodec.primitives.packing import load_dense, store_dense
 from arraycodec.primitives.runs import DIVISOR, INVERSE, buffers, load_run, multiplied_run, round_run
 from arraycodec.primitives.scales import RUN, load, multiply
@@ -133,10 +133,10 @@ class Minifloat(Codec):
         specs, grid = self.planes(spec), grid_of(spec, self.block_size)
         planes = {name: np.array(given[name], plane.numpy_dtype) if name in given else empty(plane)
                   for name, plane in specs.items()}  # fmt: skip
-        source, kind, codes = bits(x), KINDS[spec.dtype], planes["codes"].reshape(-1).view(np.uint8)
+        source, kind, codes = bits(x), KINDS[spec.dtype], writable_bits(planes["codes"])
         scales, scale_kind = np.zeros(0, np.uint32), FLOAT32
         if self.scaled:
-            scales, scale_kind = bits(planes["scales"]), KINDS[specs["scales"].dtype]
+            scales, scale_kind = writable_bits(planes["scales"]), KINDS[specs["scales"].dtype]
         find = own_scales if self.flavour is None else foreign_scales
         unit = np.float32(FORMATS[self.format].largest)
         arithmetic, casting = kind if self.arithmetic == "eager" else FLOAT32, self.casting
@@ -160,8 +160,8 @@ class Minifloat(Codec):
     ) -> np.ndarray:
         out = empty(spec) if out is None else out
         grid, kind = grid_of(spec, self.block_size), KINDS[spec.dtype]
-        target, codes = out.reshape(-1).view(f"u{out.dtype.itemsize}"), bits(planes["codes"])
-        scales, scale_kind = np.zeros(0, np.uint32), FLOAT32
+        target, codes = writable_bits(out), bits(planes["codes"])
+        scales, scale_kind = bits(np.zeros(0, np.float32)), FLOAT32
         if self.scaled:
             scales, scale_kind = bits(planes["scales"]), KINDS[spec_of(planes["scales"]).dtype]
         widening = FORMATS[self.format].widening

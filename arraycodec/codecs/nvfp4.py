@@ -37,7 +37,7 @@ from arraycodec.primitives.floats import (
 from arraycodec.primitives.formats import FORMATS, values
 from arraycodec.primitives.grid import codes_shape, scales_shape
 from arraycodec.primitives.jit import inlined, kernel
-from arraycodec.primitives.memory import bits, empty
+from arraycodec.primitives.memory import bits, empty, writable_bits
 from arraycodec.primitives.packing import store_dense
 from arraycodec.primitives.runs import store_products
 from arraycodec.primitives.scales import RUN, absmax_of_blocks, load, settle
@@ -106,7 +106,7 @@ class NVFP4(Codec):
         arithmetic = arithmetic_kind(self, spec)
         if "global_scale" not in given:
             planes["global_scale"].view(np.uint32)[:] = global_scale(absmax_of(source, kind), arithmetic)
-        codes, scales = planes["codes"].reshape(-1), bits(planes["scales"])
+        codes, scales = writable_bits(planes["codes"]), writable_bits(planes["scales"])
         divisor = planes["global_scale"].view(np.uint32)[0]
 
         def quantise(start: int, stop: int) -> None:
@@ -122,7 +122,7 @@ class NVFP4(Codec):
         self, planes: Planes, spec: ArraySpec, given: Given | None = None, out: np.ndarray | None = None
     ) -> np.ndarray:
         out = empty(spec) if out is None else out
-        target, kind = out.reshape(-1).view(f"u{out.dtype.itemsize}"), KINDS[spec.dtype]
+        target, kind = writable_bits(out), KINDS[spec.dtype]
         codes, scales, divisor = bits(planes["codes"]), bits(planes["scales"]), bits(planes["global_scale"])[0]
 
         def work(start: int, stop: int) -> None:

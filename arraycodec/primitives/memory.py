@@ -25,8 +25,18 @@ def native(x: np.ndarray) -> np.ndarray:
 
 
 def bits(x: np.ndarray) -> np.ndarray[Any, np.dtype[np.unsignedinteger]]:
-    """The flattened elements of `x` as unsigned integers; a view where `x` is contiguous and native."""
-    return native(x).reshape(-1).view(f"u{x.dtype.itemsize}")
+    """The flattened elements of `x` as unsigned integers to be read; a view where `x` is contiguous and native.
+
+    It is read-only whatever `x` is, since Numba compiles a kernel again for arrays that are not.
+    """
+    found = native(x).reshape(-1).view(f"u{x.dtype.itemsize}")
+    found.flags.writeable = False
+    return found
+
+
+def writable_bits(x: np.ndarray) -> np.ndarray[Any, np.dtype[np.unsignedinteger]]:
+    """The flattened elements of a contiguous array as unsigned integers to be written, always a view."""
+    return x.reshape(-1).view(f"u{x.dtype.itemsize}")
 
 
 def check_out(out: np.ndarray, spec: ArraySpec, planes: dict[str, np.ndarray]) -> None:
