@@ -90,8 +90,11 @@ def _decoding(encoded: Encoded, out: Any, dtype: str | None) -> tuple[Codec, Arr
     if dtype is not None and dtype != spec.dtype:
         if codec.lossless:
             raise ArgumentError(f"decode: {codec} is lossless and gives {spec.dtype} only, got dtype={dtype!r}")
-        spec = replace(spec, dtype=dtype)
-        codec.supports(spec)
+        wanted = replace(spec, dtype=dtype)
+        codec.supports(wanted)
+        if isinstance(codec, Then) and codec.outer.planes(wanted) != codec.outer.planes(spec):
+            raise ArgumentError(f"decode: {codec} encodes planes of the array's dtype and gives {spec.dtype} only")
+        spec = wanted
     validate(encoded)
     batch = encoded.batch_shape
     if batch and out is not None:
@@ -131,7 +134,8 @@ def check_finite(encoded: Encoded) -> None:
         if marked.any():
             raise NonFiniteError(
                 f"{codec.name}: input must be finite, got NaN or infinity in {int(marked.sum())} of {marked.size} "
-                f"blocks, first at block {int(np.flatnonzero(marked)[0])}; check=False stores such blocks as NaN"
+                f"blocks, or a range too large for their scales, first at block {int(np.flatnonzero(marked)[0])}; "
+                f"check=False stores such blocks as NaN"
             )
 
 

@@ -70,7 +70,7 @@ class Policy:
 
     def decide(self, name: str, dtype: str, shape: tuple[int, ...]) -> Decision:
         """The decision for one tensor, from its header entry alone."""
-        pattern, included = self._pattern(name)
+        pattern, included = self.deciding_pattern(name)
         if pattern and not included:
             return Decision(None, f"excluded by {pattern}")
         if dtype not in DTYPES or dtype not in accepted(self.codec):
@@ -105,7 +105,7 @@ class Policy:
                         + (f", closest are {', '.join(close)}" if close else "")
                     )
 
-    def _pattern(self, name: str) -> tuple[str | None, bool]:
+    def deciding_pattern(self, name: str) -> tuple[str | None, bool]:
         """The pattern that decides about this name (None: no pattern does), and whether it includes."""
 
         def matches(patterns: tuple[str, ...], included: bool) -> Iterator[tuple[int, bool, str]]:

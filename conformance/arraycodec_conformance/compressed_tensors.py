@@ -109,7 +109,7 @@ def quantise(x: np.ndarray, args: Any, float32: bool = False, scales: np.ndarray
     elif args.dynamic:
         scale, zero = compute_dynamic_scales_and_zp(tensor, args, torch.nn.Identity())
     else:
-        scale, zero = calculate_qparams(*_extremes(tensor, args), args)
+        scale, zero = calculate_qparams(*extremes(tensor, args), args)
     wide = (lambda t: t.to(torch.float32)) if float32 else (lambda t: t)
     q = quantize(wide(tensor), wide(scale), zero, args, dtype=torch.int8)
     decoded = dequantize(q, scale, zero, args)
@@ -141,7 +141,7 @@ def compress(x: np.ndarray, name: str) -> Planes:
     import arraycodec_torch
 
     tensor, scheme = to_torch(x), preset_name_to_scheme(name, ["Linear"])
-    scale, zero = calculate_qparams(*_extremes(tensor, scheme.weights), scheme.weights)
+    scale, zero = calculate_qparams(*extremes(tensor, scheme.weights), scheme.weights)
     compressor: Any = BaseCompressor.get_value_from_registry(infer_module_format(torch.nn.Linear, scheme).value)
     state = {"weight": tensor, "weight_scale": scale, "weight_zero_point": zero.to(torch.int8)}
     stored = compressor.compress(state, scheme)
@@ -180,7 +180,7 @@ def _sides(shape: tuple[int, ...], block_size: Any) -> tuple[int, int]:
     return height or shape[-2], width or shape[-1]
 
 
-def _extremes(tensor: Any, args: Any) -> tuple[Any, Any]:
+def extremes(tensor: Any, args: Any) -> tuple[Any, Any]:
     """The smallest and largest element of each tile, as its observers find them."""
     import torch
     from compressed_tensors.quantization.utils import maybe_pad_tensor_for_block_quant

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from arraycodec.spec import numpy_dtype
-from arraycodec_conformance.compressed_tensors import _extremes, spread
+from arraycodec_conformance.compressed_tensors import extremes, spread
 from arraycodec_conformance.oracles import to_torch
 
 TILES: dict[Any, dict[str, Any]] = {  # compressed-tensors' strategy for a tile
@@ -72,10 +72,10 @@ def compressed_tensors(
     if dynamic:
         scale, zero = compute_dynamic_scales_and_zp(tensor, args, torch.nn.Identity())
     elif tiles["strategy"] == "attn_head":
-        extremes = tensor.amin((1, 2), keepdim=True), tensor.amax((1, 2), keepdim=True)
-        scale, zero = calculate_qparams(*extremes, args)
+        low, high = tensor.amin((1, 2), keepdim=True), tensor.amax((1, 2), keepdim=True)
+        scale, zero = calculate_qparams(low, high, args)
     else:
-        scale, zero = calculate_qparams(*_extremes(tensor, args), args)
+        scale, zero = calculate_qparams(*extremes(tensor, args), args)
     wide = (lambda t: t.to(torch.float32)) if float32 else (lambda t: t)
     codes = quantize(wide(tensor), wide(scale), wide(zero), args, dtype=torch.float8_e4m3fn)
     found = {"codes": codes.view(torch.uint8), "scales": scale, "decoded": dequantize(codes, scale, zero, args)}
@@ -94,7 +94,7 @@ def preset(x: np.ndarray, name: str) -> dict[str, np.ndarray]:
 
     tensor, scheme = to_torch(x), preset_name_to_scheme(name, ["Linear"])
     # The zero points of a calibration are there although they are all 0: they are added, which takes the sign of -0.
-    scale, zero = calculate_qparams(*_extremes(tensor, scheme.weights), scheme.weights)
+    scale, zero = calculate_qparams(*extremes(tensor, scheme.weights), scheme.weights)
     state = {"weight": tensor, "weight_scale": scale, "weight_zero_point": zero}
     compressor: Any = BaseCompressor.get_value_from_registry(infer_module_format(torch.nn.Linear, scheme).value)
     stored = compressor.compress(state, scheme)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -17,11 +16,6 @@ DTYPES = ("float32", "bfloat16", "float16")
 DISTRIBUTIONS = (
     "normal", "uniform", "cauchy", "ties", "thresholds", "sparse", "log-normal", "integers", "constant", "bits",
 )  # fmt: skip
-
-
-def needs(package: str) -> pytest.MarkDecorator:
-    """Skip where a peer is not installed, without importing it."""
-    return pytest.mark.skipif(importlib.util.find_spec(package) is None, reason=f"{package} is not installed")
 
 
 def matrices(dtype: str, seeds: int, exponents: tuple[int, ...]) -> Iterator[tuple[str, np.ndarray]]:

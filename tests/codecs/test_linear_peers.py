@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -17,6 +16,7 @@ from arraycodec_conformance import integer_oracles
 from arraycodec_conformance.compare import same_bits
 from arraycodec_conformance.plugin import Level
 from arraycodec_conformance.strategies import Recipe
+from tests.codecs.peers import needs
 
 DTYPES = ("float32", "bfloat16", "float16")
 DISTRIBUTIONS = (
@@ -26,11 +26,6 @@ TILES = [None, (1, None), (1, 32), (8, 24), (128, 128), (1, 1), (32, 1)]
 EXPERTS = [(4, True, (1, 32)), (4, False, (1, 16)), (3, False, (1, None)), (8, True, (1, None))]
 
 pytestmark = pytest.mark.level("full")
-
-
-def needs(package: str) -> pytest.MarkDecorator:
-    """Skip where a peer is not installed, without importing it."""
-    return pytest.mark.skipif(importlib.util.find_spec(package) is None, reason=f"{package} is not installed")
 
 
 def foreign(bits: int, symmetric: bool, block_size: Any, arithmetic: str = "eager") -> ac.Linear:

@@ -17,7 +17,8 @@ from arraycodec.spec import numpy_dtype, spec_of
 from arraycodec_conformance import mx_oracles
 from arraycodec_conformance.compare import same_bits
 from arraycodec_conformance.plugin import Level
-from tests.codecs.mx_support import DTYPES, matrices, needs, unpacked
+from tests.codecs.mx_support import DTYPES, matrices, unpacked
+from tests.codecs.peers import needs
 from tests.codecs.test_microscaling import every_code_with_every_scale, in_the_text
 
 pytestmark = pytest.mark.level("full")

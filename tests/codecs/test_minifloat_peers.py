@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,6 +16,7 @@ from arraycodec_conformance.compare import same_bits
 from arraycodec_conformance.compressed_tensors import hashed_input, sha
 from arraycodec_conformance.plugin import Level
 from arraycodec_conformance.strategies import Recipe
+from tests.codecs.peers import needs
 
 FLAVOUR = "compressed-tensors"
 DTYPES = ("float32", "bfloat16", "float16")
@@ -29,11 +29,6 @@ PRESETS = {  # of weights
     "FP8_DYNAMIC": ac.codec("fp8-channel"),
     "FP8_BLOCK": ac.codec("fp8-block"),
 }
-
-
-def needs(package: str) -> pytest.MarkDecorator:
-    """Skip where a peer is not installed, without importing it."""
-    return pytest.mark.skipif(importlib.util.find_spec(package) is None, reason=f"{package} is not installed")
 
 
 def arrays(dtype: str, shape: tuple[int, ...], seeds: int) -> Iterator[tuple[str, np.ndarray]]:

@@ -17,7 +17,8 @@ from arraycodec_conformance import mx_oracles
 from arraycodec_conformance.compare import same_bits
 from arraycodec_conformance.plugin import Level
 from arraycodec_conformance.strategies import Recipe
-from tests.codecs.mx_support import DTYPES, golden_input, matrices, needs, unpacked
+from tests.codecs.mx_support import DTYPES, golden_input, matrices, unpacked
+from tests.codecs.peers import needs
 from tests.codecs.test_nvfp4 import EAGER, LARGEST, SMALLEST, every_code_with_every_scale
 
 pytestmark = pytest.mark.level("full")

@@ -99,7 +99,7 @@ def _decide(policy: Policy, full: str, module: nn.Module, name: str, users: dict
 def _check_included(policy: Policy, decisions: dict[str, Decision]) -> None:
     """Raise for a pattern all of whose parameters were refused: it would otherwise do nothing in silence."""
     for pattern in policy.include:
-        own = [name for name in decisions if policy._pattern(name) == (pattern, True)]
+        own = [name for name in decisions if policy.deciding_pattern(name) == (pattern, True)]
         if own and not any(decisions[name].codec for name in own):
             raise ArgumentError(f"include: {pattern!r} quantises nothing: {own[0]}: {decisions[own[0]].reason}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
 
@@ -21,6 +22,7 @@ INPUTS = {
 
 def main() -> None:
     """One file per case and input."""
+    argparse.ArgumentParser(description=__doc__).parse_args()
     for case in CASES:
         for name, recipe in INPUTS.items():
             codec = case.codec.outer if isinstance(case.codec, Then) else case.codec
