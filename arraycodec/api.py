@@ -22,8 +22,9 @@ def encode(x: Any, codec: str | Codec, *, given: Given | None = None, check: boo
     x       a NumPy array, torch tensor or JAX array of any shape; it is not changed. Planes are of the same kind and
             on the same device.
     given   planes to be taken as they are (scales from a calibration, a user's codebook) and the codec's extra inputs.
-    check   raise NonFiniteError where a lossy codec met NaN or infinity. By default True for values at hand on the
-            CPU; False on other devices, where looking costs a synchronisation; absent while JAX or torch traces.
+    check   raise NonFiniteError where a scale is NaN, which is what a lossy codec makes of NaN and infinity in a block;
+            elements under given scales are not looked at. By default True for values at hand on the CPU; False on other
+            devices, where looking costs a synchronisation; absent while JAX or torch traces.
 
     >>> import numpy as np, arraycodec as ac
     >>> ac.encode(np.zeros((2, 64), np.float32), "nf4")
@@ -63,6 +64,9 @@ def decode(encoded: Encoded, *, out: Any = None, dtype: str | None = None, given
     >>> ac.decode(ac.encode(x, ac.Codebook("nf4", block_size=4)))
     array([[-1.       ,  0.       ,  0.44070983,  1.       ]], dtype=float32)
     """
+    if not isinstance(encoded, Encoded):
+        got = type(encoded)
+        raise ArgumentError(f"decode: encoded must be an Encoded, got {got.__module__}.{got.__qualname__}")
     planes = list(encoded.planes.values())
     backend = registry.backend(type(planes[0]) if planes else np.ndarray)
     return _decode(backend, encoded, out, dtype, given or {})
@@ -88,13 +92,11 @@ def _decoding(encoded: Encoded, out: Any, dtype: str | None) -> tuple[Codec, Arr
     """The codec, spec and leading axes with which `encoded` is decoded, once all but the planes' values is checked."""
     codec, spec = encoded.codec, encoded.spec
     if dtype is not None and dtype != spec.dtype:
-        if codec.lossless:
-            raise ArgumentError(f"decode: {codec} is lossless and gives {spec.dtype} only, got dtype={dtype!r}")
-        wanted = replace(spec, dtype=dtype)
-        codec.supports(wanted)
-        if isinstance(codec, Then) and codec.outer.planes(wanted) != codec.outer.planes(spec):
-            raise ArgumentError(f"decode: {codec} encodes planes of the array's dtype and gives {spec.dtype} only")
-        spec = wanted
+        if not codec.decodes_to(spec, dtype):
+            reason = "is lossless" if codec.lossless else "encodes a plane of the array's dtype"
+            raise ArgumentError(f"decode: {codec} {reason} and gives {spec.dtype} only, got dtype={dtype!r}")
+        spec = replace(spec, dtype=dtype)
+        codec.supports(spec)
     validate(encoded)
     batch = encoded.batch_shape
     if batch and out is not None:
@@ -104,6 +106,10 @@ def _decoding(encoded: Encoded, out: Any, dtype: str | None) -> tuple[Codec, Arr
 
 def validate(encoded: Encoded) -> None:
     """Raise FormatError unless the planes are those that the codec's contract states for this spec."""
+    try:
+        encoded.codec.supports(encoded.spec)
+    except ArgumentError as error:
+        raise FormatError(str(error)) from None
     specs = encoded.codec.planes(encoded.spec)
     if set(encoded.planes) != set(specs):
         raise FormatError(f"{encoded.codec.name}: planes must be {list(specs)}, got {list(encoded.planes)}")
@@ -134,8 +140,8 @@ def check_finite(encoded: Encoded) -> None:
         if marked.any():
             raise NonFiniteError(
                 f"{codec.name}: input must be finite, got NaN or infinity in {int(marked.sum())} of {marked.size} "
-                f"blocks, or a range too large for their scales, first at block {int(np.flatnonzero(marked)[0])}; "
-                f"check=False stores such blocks as NaN"
+                f"blocks, first at block {int(np.flatnonzero(marked)[0])}, or numbers too large for a scale of its "
+                f"dtype; check=False stores such blocks as NaN"
             )
 
 
@@ -208,6 +214,8 @@ def _check_given(backend: Any, codec: Codec, spec: ArraySpec, given: Given) -> N
     for name, plane in given.items():
         if name not in specs and name not in inputs:
             raise ArgumentError(f"{codec.name}: given may hold {[*specs, *inputs]}, got {name!r}")
+        if name in codec.computed:
+            raise ArgumentError(f"{codec.name}: given cannot hold {name!r}, which is what encoding computes")
         if name in specs:
             got, want = backend.spec(plane), specs[name]
             if got.dtype != want.dtype or (want.fixed and got.shape != want.shape):

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -38,6 +38,7 @@ class Codec(ABC):
     name: ClassVar[str]
     lossless: ClassVar[bool] = False
     dtypes: ClassVar[tuple[str, ...]] = ()  # what encode accepts
+    computed: ClassVar[tuple[str, ...]] = ("codes",)  # planes that encoding always computes, so they cannot be given
     inputs: ClassVar[tuple[str, ...]] = ()  # what `given` may hold besides planes
     scale: ClassVar[str | None] = None  # the plane in which a lossy codec marks non-finite blocks with NaN
 
@@ -70,6 +71,10 @@ class Codec(ABC):
         """The elements `start <= i < stop` of the flattened array, fetching as little of the planes as it can."""
         planes = {name: fetch(name, slice(None)) for name in self.planes(spec)}
         return self.decode(planes, spec).reshape(-1)[start:stop]
+
+    def decodes_to(self, spec: ArraySpec, dtype: str) -> bool:
+        """Whether planes of an array of this spec also decode straight to another dtype, rounded once."""
+        return not self.lossless or dtype == spec.dtype
 
     def supports(self, spec: ArraySpec) -> None:
         """Raise ArgumentError where this codec cannot encode an array of this spec."""
@@ -133,13 +138,26 @@ class Then(Codec):
     def lossless(self) -> bool:  # type: ignore[override]  # a fact of the parts, not of the class
         return self.outer.lossless and all(codec.lossless for _, codec in self.parts)
 
+    @property
+    def computed(self) -> tuple[str, ...]:  # type: ignore[override]  # as above
+        parts = (f"{plane}.{name}" for plane, codec in self.parts for name in codec.computed)
+        return (*self.outer.computed, *parts)
+
     def supports(self, spec: ArraySpec) -> None:
         self.outer.supports(spec)
         outer = self.outer.planes(spec)
         for plane, codec in self.parts:
             if plane not in outer:
                 raise ArgumentError(f"then: {self.outer} has no plane {plane!r}, its planes are {list(outer)}")
+            if not outer[plane].fixed:
+                raise ArgumentError(f"then: plane {plane!r} of {self.outer} has a length that depends on the array")
             codec.supports(outer[plane])
+
+    def decodes_to(self, spec: ArraySpec, dtype: str) -> bool:
+        """Not where the planes of parts have the array's dtype: a part gives its plane with that precision only."""
+        own, other = self.outer.planes(spec), self.outer.planes(replace(spec, dtype=dtype))
+        same = all(own[plane] == other[plane] for plane, _ in self.parts)
+        return dtype == spec.dtype or (same and self.outer.decodes_to(spec, dtype))
 
     def planes(self, spec: ArraySpec) -> dict[str, ArraySpec]:
         parts, planes = dict(self.parts), {}

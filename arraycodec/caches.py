@@ -28,7 +28,8 @@ def kv_cache(
             all positions, as with the tiles (None, None) per head and None for the whole cache, and then given.
     given   the planes that all positions share: `{"scales": ...}`. What fits by broadcasting is copied to the shape.
 
-    Errors: ArgumentError for tiles of several positions, and where `given` is not exactly the shared planes.
+    Errors: ArgumentError for tiles of several positions, where `given` is not exactly the shared planes, and for one
+    that is no array (`np.float32(0.1)` is).
 
     >>> import numpy as np, arraycodec as ac
     >>> cache = ac.kv_cache(ac.ArraySpec((1, 8, 1024, 64), "float16"), ac.Linear(8, block_size=(1, None)))
@@ -36,6 +37,10 @@ def kv_cache(
     >>> cache.planes["scales"].shape, ac.decode(ac.tokens(cache, 3, 5))[0, 0, :, 0]
     ((1, 8, 1024, 1), array([1., 1.], dtype=float16))
     """
+    if not isinstance(spec, ArraySpec):
+        raise ArgumentError(
+            f'kv_cache: spec must be an ArraySpec, as ArraySpec((1, 8, 1024, 64), "float16"), got {spec!r:.60}'
+        )
     codec, backend, given = registry.codec(codec), registry.framework(framework), given or {}
     codec.supports(spec)
     shared = shared_planes(codec, spec)
@@ -114,8 +119,9 @@ def shared_planes(codec: Codec, spec: ArraySpec) -> tuple[str, ...]:
         if own == other and None not in own:
             shared.append(name)
         elif len(own) < 2 or (*own[:-2], own[-2] + 1, own[-1]) != other or own[-2] != length:  # type: ignore[operator]
-            raise ArgumentError(f"kv_cache: blocks must lie within a row and rows be whole bytes, or all positions "
-                                f"share a scale; plane {name!r} of {codec!r} has shape {list(own)}")  # fmt: skip
+            raise ArgumentError(f"kv_cache: blocks must lie within a row and rows be whole bytes, such as Linear(8, "
+                                f"block_size=(1, None)), or all positions share a scale; plane {name!r} of {codec!r} "
+                                f"has shape {list(own)}")  # fmt: skip
     return tuple(shared)
 
 
@@ -125,7 +131,13 @@ def _with_positions(spec: ArraySpec, positions: int) -> ArraySpec:
 
 def _fitted(backend: Any, name: str, plane: Any, wanted: ArraySpec) -> Any:
     """A given plane in the shape wanted: itself, or broadcast as a NumPy array."""
-    owner = registry.backend(type(plane))
+    try:
+        owner = registry.backend(type(plane))
+    except UnsupportedByBackend:
+        raise ArgumentError(
+            f"kv_cache: given plane {name!r} must be an array or a NumPy scalar of {wanted.dtype}, "
+            f"got {type(plane).__name__}"
+        ) from None
     got = owner.spec(plane)
     if owner is backend and got == wanted:
         return plane

@@ -6,6 +6,7 @@ what overflows, in NaN and in which formats they have (docs/format/minifloat.md 
 
 from __future__ import annotations
 
+import math
 from operator import index
 from typing import Any
 
@@ -49,9 +50,11 @@ def uncast(
     codes   an array of a float8 dtype, or packed uint8.
     dtype   of the result.
     format  what packed codes are of; float8 arrays know it themselves.
-    shape   of the result, where it is not the rows of numbers that rows of packed codes hold.
+    shape   of the result, where it is not the rows of numbers that rows of packed codes hold: needed where rows of the
+            array that was cast did not fill whole bytes, since padding would come back as numbers.
 
     Gives an array of that dtype, of the same framework, on the same device; each NaN is the canonical one.
+    ArgumentError where codes are packed and `format` is None, and where they are not those of `shape`.
 
     >>> import numpy as np, arraycodec as ac
     >>> ac.uncast(ac.cast(np.array([1, -7.6, np.nan], np.float32), "float8_e5m2"))
@@ -61,15 +64,24 @@ def uncast(
     """
     registry.backend(type(codes))  # an error where there is none
     own = (str(codes.dtype).removeprefix("torch."), tuple(index(n) for n in codes.shape))
-    found, wanted, kept = _plan(*own, dtype, format, None if shape is None else tuple(index(n) for n in shape))
+    found, wanted, kept = _plan(*own, dtype, format, None if shape is None else _axes(shape))
     codes = codes if kept is None else codes.reshape(kept)
     return decode(Encoded(Minifloat(found, scaled=False), ArraySpec(wanted, dtype), {"codes": codes}))
+
+
+def _axes(shape: Any) -> tuple[int, ...]:
+    try:
+        return tuple(index(n) for n in shape)
+    except TypeError:
+        raise ArgumentError(f"uncast: shape must be a tuple of integers >= 0, got {shape!r}") from None
 
 
 def _plan(
     stored: str, rows: tuple[int, ...], dtype: str, format: str | None, shape: tuple[int, ...] | None
 ) -> tuple[str, tuple[int, ...], tuple[int, ...] | None]:
     """The format and shape of the numbers that codes of this dtype and shape are, and the shape of their plane."""
+    if format is None and stored == "uint8":
+        raise ArgumentError("uncast: codes are packed uint8: format must be given")
     codec = Minifloat(stored if format is None else format, scaled=False)
     if shape is None:
         bits = (DTYPES[stored].bits if stored in DTYPES else 8) * (rows[-1] if rows else 1)
@@ -78,7 +90,10 @@ def _plan(
         shape = (*rows[:-1], bits // codec.bits) if rows else ()
     wanted = ArraySpec(shape, dtype)
     codec.supports(wanted)
-    return codec.format, shape, codec.planes(wanted)["codes"].known_shape if codec.bits == 8 else None
+    kept = codec.planes(wanted)["codes"].known_shape
+    if (math.prod(rows) != wanted.size) if codec.bits == 8 else (rows != kept):
+        raise ArgumentError(f"uncast: {codec.format}{list(shape)} takes codes of shape {list(kept)}, got {list(rows)}")
+    return codec.format, shape, kept if codec.bits == 8 else None
 
 
 # torch.compile calls it while it traces and takes the result for a constant; the mark needs no import of torch.

@@ -8,7 +8,8 @@ from __future__ import annotations
 import difflib
 import importlib
 from collections.abc import Callable, Iterable
-from functools import cache
+from dataclasses import fields, replace
+from functools import cache, partial
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
@@ -69,7 +70,8 @@ def codec(name: str | Codec, **params: Any) -> Codec:
     elif name in SCHEMES:
         found = SCHEMES[name]
     else:
-        return _codec_class(name, SCHEMES)(**params)
+        cls = _codec_class(name, SCHEMES)
+        return _made(cls, cls, params)
     return _replace(found, params) if params else found
 
 
@@ -100,14 +102,20 @@ def _checked(make: Callable[[], Codec]) -> Codec:
 
 
 def _replace(found: Codec, params: dict[str, Any]) -> Codec:
-    from dataclasses import replace
-
     if isinstance(found, Then):
         return Then(_replace(found.outer, params), found.parts)
+    return _made(type(found), partial(replace, found), params)
+
+
+def _made(cls: type[Codec], make: Callable[..., Codec], params: dict[str, Any]) -> Codec:
+    """`make(**params)`, an ArgumentError where `cls` has no such parameter."""
+    known = [field.name for field in fields(cls)]
+    if unknown := [name for name in params if name not in known]:
+        raise ArgumentError(f"{cls.name}: no parameter {unknown[0]!r}, there are {', '.join(known) or 'none'}")
     try:
-        return replace(found, **params)
+        return make(**params)
     except TypeError as error:
-        raise ArgumentError(f"codec {found.name}: {error}") from None
+        raise ArgumentError(f"codec {cls.name}: {error}") from None
 
 
 def _codec_class(name: str, also: Iterable[str]) -> type[Codec]:
@@ -116,9 +124,16 @@ def _codec_class(name: str, also: Iterable[str]) -> type[Codec]:
     found = _entry_points("arraycodec.codecs")
     if name in found:
         return found[name].load()
-    known = sorted({*CODECS, *found, *also})
-    close = difflib.get_close_matches(name, known, 3) or known
-    raise UnknownCodecError(f"codec: {name!r} is not known, closest are {', '.join(close)}")
+    close = _closest(name.lower(), sorted({*CODECS, *found, *also}))
+    closest = f", closest are {', '.join(close)}" if close else ""
+    raise UnknownCodecError(f"codec: {name!r} is not known{closest}; `arraycodec list` shows all")
+
+
+def _closest(text: str, names: list[str]) -> list[str]:
+    """At most three: the names that hold `text`, those that begin with it and short ones first; else those like it."""
+    holding = [name for name in names if text and text in name]
+    holding.sort(key=lambda name: (not name.startswith(text), len(name)))
+    return holding[:3] or difflib.get_close_matches(text, names, 3)
 
 
 @cache

@@ -84,8 +84,9 @@ class ArraySpec:
     dtype: str
 
     def __post_init__(self) -> None:
-        if self.dtype not in DTYPES:
-            raise FormatError(f"ArraySpec: dtype must be one of {', '.join(DTYPES)}, got {self.dtype!r}")
+        if not isinstance(self.dtype, str) or self.dtype not in DTYPES:
+            hint = "" if isinstance(self.dtype, str) else "; dtypes are names, such as 'float16'"
+            raise FormatError(f"ArraySpec: dtype must be one of {', '.join(DTYPES)}, got {self.dtype!r}{hint}")
         for axis in self.shape:
             if axis is not None and (isinstance(axis, bool) or not isinstance(axis, int) or axis < 0):
                 raise FormatError(f"ArraySpec: shape must hold integers >= 0, got {self.shape!r}")

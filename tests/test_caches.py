@@ -177,10 +177,17 @@ def theirs_of(x: np.ndarray, number: str, strategy: str, scales: np.ndarray) -> 
         (ac.Linear(8, block_size=None), {}, r"given must hold \['scales'\], which all positions share, got \[\]"),
         (ac.Linear(8, block_size=(16, None)), {}, "blocks must lie within a row .* plane 'scales'"),
         (ac.Linear(8, block_size=100), {}, "blocks must lie within a row"),
+        ("fp8", {}, r"blocks must lie within a row .*, such as Linear\(8, block_size=\(1, None\)\), or all positions"),
         ("nf4-double", {}, "blocks must lie within a row and rows be whole bytes, .* plane 'codes'"),
         (ac.LLMInt8(threshold=6.0), {}, "blocks must lie within a row .* plane 'outlier_columns'"),
         (ac.Linear(8, block_size=None), {"scales": np.ones(2, np.float32)}, r"'scales' must be float32\[1\] or broad"),
         (ac.Linear(8, block_size=None), {"scales": np.ones(1)}, r"must be float32\[1\] .*, got float64\[1\]"),
+        (
+            ac.Linear(8, block_size=None),
+            {"scales": 0.1},
+            "'scales' must be an array or a NumPy scalar of float32, got fl",
+        ),
+        (ac.Linear(8, block_size=None), {"scales": [0.1]}, "'scales' must be an array .*, got list"),
     ],
 )
 def test_bad_caches(codec: Any, given: dict[str, np.ndarray], message: str) -> None:
@@ -188,7 +195,16 @@ def test_bad_caches(codec: Any, given: dict[str, np.ndarray], message: str) -> N
         ac.kv_cache(ac.ArraySpec((2, 3, 64, 60), "float32"), codec, given=given)
 
 
+def test_scalars_are_given_as_numpy_has_them() -> None:
+    for scale in (np.float32(0.1), np.array(0.1, np.float32)):
+        cache = ac.kv_cache(ac.ArraySpec((4, 64), "float32"), ac.Linear(8, block_size=None), given={"scales": scale})
+        same_bits(cache.planes["scales"], np.array([0.1], np.float32), "scales")
+
+
 def test_bad_specs_and_tokens() -> None:
+    for spec in ((1, 4, 64, 32), None, np.zeros((4, 64), np.float32)):
+        with pytest.raises(ac.ArgumentError, match=r"kv_cache: spec must be an ArraySpec, as ArraySpec.*, got"):
+            ac.kv_cache(spec, "int8-channel")  # type: ignore[arg-type]
     for shape in ((64,), (2, 0, 64), (2, 64, 0)):
         with pytest.raises(ac.ArgumentError, match=r"kv_cache: spec must be \(..., positions, width\)"):
             ac.kv_cache(ac.ArraySpec(shape, "float32"), "int8-channel")

@@ -18,6 +18,7 @@ from arraycodec_conformance.compare import same_bits
 from arraycodec_conformance.strategies import PATTERNS, Recipe
 
 FP8 = [name for name, form in FORMATS.items() if form.bits == 8]
+FLOAT8 = numpy_dtype("float8_e4m3fn")
 PACKED = [name for name in FORMATS if name not in FP8]
 NARROW = {name: np.arange(2**16, dtype=np.uint16).view(numpy_dtype(name)) for name in ("bfloat16", "float16")}
 
@@ -210,11 +211,17 @@ def test_shapes_of_packed_numbers() -> None:
         (lambda: ac.cast(np.ones(8), "float8_e4m3fn"), "dtype must be one of float32, bfloat16, float16, got float64"),
         (lambda: ac.cast(np.ones(8, np.float32), "float8"), "format must be one of float8_e4m3fn, .*, got 'float8'"),
         (lambda: ac.cast(np.ones(8, np.float32), "float4_e2m1fn", overflow="nonfinite"), "overflow must be 'saturate'"),
-        (lambda: ac.uncast(np.zeros(8, np.uint8)), "format must be one of .*, got 'uint8'"),
+        (lambda: ac.uncast(np.zeros(8, np.uint8)), "uncast: codes are packed uint8: format must be given"),
+        (lambda: ac.uncast(np.zeros(8, np.float32)), "format must be one of .*, got 'float32'"),
         (lambda: ac.uncast(np.zeros(8, np.uint8), format="float6_e2m3fn"), "shape must be given for rows of 64 bits"),
         (lambda: ac.uncast(np.zeros(8, np.uint8), format="float8_e4m3fn"), "must be float8_e4m3fn.*, got uint8"),
         (lambda: ac.uncast(np.zeros(8, np.uint8), "int8", format="float4_e2m1fn"), "dtype must be one of float32"),
-        (lambda: ac.uncast(np.zeros(8, np.uint8), format="float4_e2m1fn", shape=(17,)), r"must be uint8\[9\]"),
+        (lambda: ac.uncast(np.zeros(8, np.uint8), format="float4_e2m1fn", shape=(17,)), r"\[17\] .* \[9\], got \[8\]"),
+        (lambda: ac.uncast(np.zeros((2, 8), np.uint8), format="float4_e2m1fn", shape=(16,)), r"\[8\], got \[2, 8\]"),
+        (lambda: ac.uncast(np.zeros(8, FLOAT8), shape=(9,)), r"float8_e4m3fn\[9\] takes .* \[9\], got \[8\]"),
+        (lambda: ac.uncast(np.zeros(8, FLOAT8), shape=8), "shape must be a tuple of integers >= 0, got 8"),
+        (lambda: ac.uncast(np.zeros(8, FLOAT8), shape=(8.0,)), r"shape must be a tuple of integers >= 0, got \(8.0,\)"),
+        (lambda: ac.uncast(np.zeros(8, FLOAT8), np.float16), "dtypes are names, such as 'float16'"),
     ],
 )
 def test_bad_arguments_say_what_is_allowed(make, message: str) -> None:

@@ -132,6 +132,7 @@ def test_tables_of_every_command(src, packed, monkeypatch, tmp_path):
     assert "numpy" in run("list")[1]
     code, out, _ = run("bench", "--shape", "8x64", "--quick")
     assert code == 0 and "× copy" in out and "numba" in out
+    assert "Speed of the NumPy reference" in out and "torch" not in out  # no peer was run
     code, out, _ = run("demo", src, "-o", tmp_path / "demo", "--no-plot")
     assert code == 0 and "every byte" in out
 

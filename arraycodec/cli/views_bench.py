@@ -10,12 +10,14 @@ from arraycodec.checkpoints.bench_results import Results
 from arraycodec.checkpoints.demo import Demo
 from arraycodec.cli.render import cell, console, decibels, size, table
 
+OWN = ("arraycodec", "numpy", "numba")  # the packages that take part where no others are measured
+
 
 def bench(found: Bench) -> None:
     """Speed, loss, the peers, and the machine."""
     out = console()
     rows = table("scheme", "dtype", ">threads", ">encode", ">ns/elem", ">× copy", ">decode", ">ns/elem", ">× copy",
-                 ">decode, allocating", ">copy", title=f"Speed on {found.arrays}")  # fmt: skip
+                 ">decode, allocating", ">copy", title=f"Speed of the NumPy reference on {found.arrays}")  # fmt: skip
     for case in found.cases:
 
         def per(seconds: float, n: int = case.elements) -> str:
@@ -51,7 +53,7 @@ def bench(found: Bench) -> None:
         out.print(rows)
     for note in found.notes:
         out.print(cell(f"note: {note}", "yellow"), soft_wrap=True)
-    out.print(cell(_machine(found.machine), "dim"), soft_wrap=True)
+    out.print(cell(_machine(found.machine, *(() if found.peers else OWN)), "dim"), soft_wrap=True)
 
 
 def results(found: Results, written: list[Path]) -> None:
@@ -86,7 +88,7 @@ def demo(found: Demo) -> None:
         out.print(cell(f"plot:  {found.plot}", "dim"), soft_wrap=True)
     if found.note:
         out.print(cell(found.note, "yellow"), soft_wrap=True)
-    out.print(cell(_machine(found.machine, "arraycodec", "numpy", "numba"), "dim"), soft_wrap=True)
+    out.print(cell(_machine(found.machine, *OWN), "dim"), soft_wrap=True)
     out.print(cell("next:  arraycodec compress model.safetensors --scheme nf4", "dim"), soft_wrap=True)
 
 

@@ -39,7 +39,7 @@ from arraycodec.primitives.floats import (
     recip_rn,
 )
 from arraycodec.primitives.jit import inlined, kernel
-from arraycodec.primitives.memory import bits, empty, writable_bits
+from arraycodec.primitives.memory import bits, empty, planes_of, writable_bits
 from arraycodec.primitives.packing import look_up, store_codes, values_per_byte
 from arraycodec.primitives.ranks import rank16, rank256, rank_in_cells
 from arraycodec.primitives.scales import (
@@ -135,7 +135,7 @@ class Codebook(Codec):
         table, specs = self.tables(given), self.planes(spec)
         if self.table in codebooks.USER:
             self._check_table(table, ArgumentError)
-        planes: Planes = {name: given[name] for name in specs if name in given}
+        planes = planes_of({name: plane for name, plane in specs.items() if name in given}, given)
         if self.offset:
             x = without_subnormals(np.ascontiguousarray(x, np.float32).reshape(x.shape))
             planes.setdefault("offset", mean(x))
@@ -147,7 +147,7 @@ class Codebook(Codec):
         # A tile of whole blocks finds its own scales; where a block is larger than a tile they come first.
         known = absmax is not None or block > RUN
         if absmax is not None:
-            scales = writable_bits(np.array(absmax, np.float32))  # a copy: kernels want it writable
+            scales = writable_bits(absmax)
         elif known:
             scales = absmax_of_blocks(source, kind, block)
             scales[scales < self.min_scale] = 0

@@ -36,7 +36,7 @@ from arraycodec.primitives.floats import (
 )
 from arraycodec.primitives.grid import BlockSize, check_block_size, codes_shape, grid_of, scales_shape, surrounding
 from arraycodec.primitives.jit import inlined, kernel
-from arraycodec.primitives.memory import bits, empty, writable_bits
+from arraycodec.primitives.memory import bits, empty, planes_of, writable_bits
 from arraycodec.primitives.packing import load_dense, store_dense
 from arraycodec.primitives.runs import DIVISOR, INVERSE, buffers, load_run, multiplied_run, spread_integers
 from arraycodec.primitives.scales import RUN, lowered, scaled
@@ -111,8 +111,7 @@ class Linear(Codec):
         specs, grid = self.planes(spec), grid_of(spec, self.block_size)
         if not self.symmetric and ("scales" in given) != ("zero_points" in given):
             raise self.fail("given", "scales and zero_points together", sorted(given))
-        planes = {name: np.array(given[name], plane.numpy_dtype) if name in given else empty(plane)
-                  for name, plane in specs.items()}  # fmt: skip
+        planes = planes_of(specs, given)
         source, kind, scale_kind = bits(x), KINDS[spec.dtype], KINDS[specs["scales"].dtype]
         codes, scales = writable_bits(planes["codes"]), writable_bits(planes["scales"])
         zeros = planes["zero_points"].reshape(-1) if not self.symmetric else np.zeros(0, np.int8)

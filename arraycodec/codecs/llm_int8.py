@@ -68,6 +68,7 @@ class LLMInt8(Codec):
 
     name: ClassVar[str] = "llm_int8"
     dtypes: ClassVar[tuple[str, ...]] = tuple(KINDS)
+    computed: ClassVar[tuple[str, ...]] = ("codes", "outlier_columns", "outliers")
     scale: ClassVar[str | None] = "scales"
 
     threshold: float = 0.0
@@ -93,15 +94,9 @@ class LLMInt8(Codec):
             planes["outliers"] = ArraySpec((*spec.shape[:-1], None), spec.dtype)
         return planes
 
-    def check_given(self, given: Given) -> None:
-        """Raise where `given` holds what encoding cannot take as it is."""
-        if unknown := set(given) - {"scales"}:
-            raise self.fail("given", "scales only", min(unknown))
-
     def encode(self, x: np.ndarray, given: Given | None = None) -> Planes:
         given, spec = given or {}, spec_of(x)
         self.supports(spec)
-        self.check_given(given)
         specs, grid, kind = self.planes(spec), grid_of(spec, ROWS), KINDS[spec.dtype]
         source = bits(x)
         outliers, columns = source[:0], np.zeros(0, np.int32)

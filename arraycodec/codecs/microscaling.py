@@ -36,7 +36,7 @@ from arraycodec.primitives.floats import (
 from arraycodec.primitives.formats import FORMATS, Casting, values
 from arraycodec.primitives.grid import codes_shape, scales_shape
 from arraycodec.primitives.jit import inlined, kernel
-from arraycodec.primitives.memory import bits, empty, writable_bits
+from arraycodec.primitives.memory import bits, empty, planes_of, writable_bits
 from arraycodec.primitives.packing import store_dense
 from arraycodec.primitives.runs import store_products
 from arraycodec.primitives.scales import RUN, load
@@ -135,8 +135,7 @@ class Microscaling(Codec):
         given, spec = given or {}, spec_of(x)
         self.supports(spec)
         specs = self.planes(spec)
-        planes = {name: np.array(given[name], plane.numpy_dtype) if name in given else empty(plane)
-                  for name, plane in specs.items()}  # fmt: skip
+        planes = planes_of(specs, given)
         source, kind, rule = bits(x), KINDS[spec.dtype], self.rule(spec.dtype)
         codes, scales = writable_bits(planes["codes"]), writable_bits(planes["scales"])
         casting, shift = self.casting or FORMATS["float8_e4m3fn"].casting(), INT8_SHIFT if self.casting is None else 0

@@ -39,7 +39,7 @@ from arraycodec.primitives.floats import (
 from arraycodec.primitives.formats import FORMATS, Casting
 from arraycodec.primitives.grid import BlockSize, check_block_size, codes_shape, grid_of, scales_shape, surrounding
 from arraycodec.primitives.jit import inlined, kernel
-from arraycodec.primitives.memory import bits, empty, writable_bits
+from arraycodec.primitives.memory import bits, empty, planes_of, writable_bits
 from arraycodec.primitives.packing import load_dense, store_dense
 from arraycodec.primitives.runs import DIVISOR, INVERSE, buffers, load_run, multiplied_run, round_run
 from arraycodec.primitives.scales import RUN, load, multiply
@@ -131,8 +131,7 @@ class Minifloat(Codec):
         given, spec = given or {}, spec_of(x)
         self.supports(spec)
         specs, grid = self.planes(spec), grid_of(spec, self.block_size)
-        planes = {name: np.array(given[name], plane.numpy_dtype) if name in given else empty(plane)
-                  for name, plane in specs.items()}  # fmt: skip
+        planes = planes_of(specs, given)
         source, kind, codes = bits(x), KINDS[spec.dtype], writable_bits(planes["codes"])
         scales, scale_kind = np.zeros(0, np.uint32), FLOAT32
         if self.scaled:

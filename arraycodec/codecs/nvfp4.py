@@ -37,7 +37,7 @@ from arraycodec.primitives.floats import (
 from arraycodec.primitives.formats import FORMATS, values
 from arraycodec.primitives.grid import codes_shape, scales_shape
 from arraycodec.primitives.jit import inlined, kernel
-from arraycodec.primitives.memory import bits, empty, writable_bits
+from arraycodec.primitives.memory import bits, empty, planes_of, writable_bits
 from arraycodec.primitives.packing import store_dense
 from arraycodec.primitives.runs import store_products
 from arraycodec.primitives.scales import RUN, absmax_of_blocks, load, settle
@@ -100,8 +100,7 @@ class NVFP4(Codec):
         self.supports(spec)
         if "scales" in given and "global_scale" not in given:
             raise self.fail("given", "a global_scale together with scales", sorted(given))
-        planes = {name: np.array(given[name], plane.numpy_dtype) if name in given else empty(plane)
-                  for name, plane in self.planes(spec).items()}  # fmt: skip
+        planes = planes_of(self.planes(spec), given)
         source, kind = bits(x), KINDS[spec.dtype]
         arithmetic = arithmetic_kind(self, spec)
         if "global_scale" not in given:

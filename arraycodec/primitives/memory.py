@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,12 @@ def empty(spec: ArraySpec) -> np.ndarray:
     raw = np.empty(spec.nbytes + ALIGNMENT, np.uint8)
     start = -raw.ctypes.data % ALIGNMENT
     return raw[start : start + spec.nbytes].view(spec.numpy_dtype).reshape(spec.known_shape)
+
+
+def planes_of(specs: dict[str, ArraySpec], given: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Planes to be written: copies of those that are given, uninitialised memory for the others."""
+    return {name: np.array(given[name], spec.numpy_dtype, order="C") if name in given else empty(spec)
+            for name, spec in specs.items()}  # fmt: skip
 
 
 def native(x: np.ndarray) -> np.ndarray:

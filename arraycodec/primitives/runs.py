@@ -17,7 +17,6 @@ from arraycodec.primitives.floats import (
     MAGNITUDE,
     MIN_SCALE,
     NAN,
-    SIGN,
     as_bits,
     as_float,
     bfloat16_to_float32,
@@ -28,7 +27,7 @@ from arraycodec.primitives.floats import (
     rounded,
 )
 from arraycodec.primitives.jit import inlined, kernel
-from arraycodec.primitives.scales import RUN, load, used_scale
+from arraycodec.primitives.scales import RUN, load, lowered, used_scale
 
 
 @inlined
@@ -117,15 +116,14 @@ def load_run(source, kind, scales, scale_kind, use, segment, at, count, run, fac
 
 @inlined
 def lower_run(run, scales, kind, segment):
-    """Lower the exponents of elements by 4 where those of their scales are; what would become subnormal is a zero."""
+    """Lower the exponents of elements by 4 where those of their scales are."""
     ends, tiles, found = segment
     lo = 0
     for k in range(found):
         scale = scale_bits(scales, kind, tiles[k])
         if scale >= BIG_SCALE and scale < INFINITY:
             for i in range(lo, ends[k]):
-                u = run[i]
-                run[i] = np.uint32(u - LOWER) if (u & INFINITY) > LOWER else np.uint32(u & SIGN)
+                run[i] = lowered(run[i], LOWER)
         lo = ends[k]
 
 

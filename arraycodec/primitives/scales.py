@@ -100,8 +100,7 @@ def scale_run(run, absmax):
     if absmax >= BIG_SCALE:
         absmax = np.uint32(absmax - LOWER)
         for i in range(run.size):
-            u = run[i]
-            run[i] = np.uint32(u - LOWER) if (u & INFINITY) > LOWER else np.uint32(u & SIGN)
+            run[i] = lowered(run[i], LOWER)
     # IEEE division gives the bits of recip_rn here (tests sweep all absmax), and the chip does it in one instruction.
     inverse = np.float32(1) / as_float(absmax)
     y = run.view(np.float32)
@@ -111,8 +110,14 @@ def scale_run(run, absmax):
 
 @inlined
 def lowered(bits, lower):
-    """The exponent of a magnitude lowered by `lower`; what would become subnormal is 0."""
-    return np.uint32(bits - lower) if (bits & INFINITY) > lower else np.uint32(0)
+    """The exponent of a number lowered by `lower`; what would become subnormal is a zero of its sign.
+
+    Infinity and NaN, which given scales let through, stay.
+    """
+    exponent = bits & INFINITY
+    if exponent <= lower:
+        return np.uint32(bits & SIGN)
+    return np.uint32(bits - lower) if exponent < INFINITY else bits
 
 
 @inlined

@@ -20,8 +20,7 @@ from arraycodec_jax.scales import lowered, stored_scale, used_scale
 
 
 def check(codec: LLMInt8, given: Given) -> None:
-    """Raise ArgumentError for what cannot be given, UnsupportedByBackend with a threshold."""
-    codec.check_given(given)
+    """Raise UnsupportedByBackend with a threshold."""
     if codec.threshold:
         raise UnsupportedByBackend(
             "llm_int8: the jax backend cannot encode with a threshold in a trace or on sharded arrays, since the "

@@ -78,7 +78,7 @@ class Bands(NamedTuple):
         planes = dict(weight.planes)
         for name, length in self.lengths.items():
             planes[name] = lax.dynamic_slice_in_dim(planes[name], i * length, sizes[name])
-        if spec.dtype == "float32":
+        if spec.dtype == "float32" and weight.codec.decodes_to(spec, dtype):
             spec = replace(spec, dtype=dtype)
         return IMPLEMENTATIONS["eager"].decode(weight.codec, planes, spec, {})
 

@@ -55,17 +55,20 @@ def stored_scale(absmax: jax.Array) -> jax.Array:
 
 
 def lowered(bits: jax.Array, lower: jax.Array) -> jax.Array:
-    """The exponent of a magnitude lowered by `lower`; what would become subnormal is 0."""
-    return jnp.where((bits & INFINITY) > lower, bits - lower, jnp.uint32(0))
+    """The exponents of numbers lowered by `lower`; what would become subnormal is a zero of its sign.
+
+    Infinity and NaN, which given scales let through, stay.
+    """
+    exponent = bits & INFINITY
+    return jnp.where(exponent > lower, bits - jnp.where(exponent < INFINITY, lower, jnp.uint32(0)), bits & SIGN)
 
 
 def scale_run(run: jax.Array, absmax: jax.Array) -> jax.Array:
     """Steps 4 and 5; y is 0 where the scale is NaN, 0 or negative, and the code therefore the zero code."""
     usable = (absmax >= MIN_SCALE) & (absmax < INFINITY)
-    big = usable & (absmax >= BIG_SCALE)
-    run = jnp.where(big, jnp.where((run & INFINITY) > LOWER, run - LOWER, run & SIGN), run)
-    absmax = jnp.where(usable, jnp.where(big, absmax - LOWER, absmax), ONE)
-    return as_float(jnp.where(usable, run, jnp.uint32(0))) * as_float(recip_rn(absmax))
+    lower = jnp.where(usable & (absmax >= BIG_SCALE), LOWER, jnp.uint32(0))
+    inverse = as_float(recip_rn(jnp.where(usable, absmax - lower, ONE)))
+    return as_float(jnp.where(usable, lowered(run, lower), jnp.uint32(0))) * inverse
 
 
 def used_scale(scale: jax.Array) -> jax.Array:

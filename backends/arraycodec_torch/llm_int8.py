@@ -19,7 +19,6 @@ def encode(x: torch.Tensor, codec: LLMInt8, given: Given) -> Planes:
     """The planes of `x`; with a threshold the number of outlier columns is fetched from the device."""
     spec = arrays.spec(x)
     codec.supports(spec)
-    codec.check_given(given)
     specs, grid, source = codec.planes(spec), grid_of(spec, ROWS), flat(x)
     columns = torch.zeros(0, dtype=torch.int32, device=x.device)
     outliers = source[:0]

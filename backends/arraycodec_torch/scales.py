@@ -108,9 +108,12 @@ def is_usable(scale: torch.Tensor) -> torch.Tensor:
 
 
 def lowered(bits: torch.Tensor, lower: torch.Tensor) -> torch.Tensor:
-    """The exponents of numbers lowered by `lower`; what would become subnormal is a zero of its sign, or +0 for all."""
-    kept = torch.where(lower == INFINITY, torch.zeros_like(lower), SIGN)
-    return torch.where((bits & INFINITY) > lower, bits - lower, bits & kept)
+    """The exponents of numbers lowered by `lower`; what would become subnormal is a zero of its sign, or +0 for all.
+
+    Infinity and NaN, which given scales let through, stay.
+    """
+    kept, exponent = torch.where(lower == INFINITY, torch.zeros_like(lower), SIGN), bits & INFINITY
+    return torch.where(exponent > lower, bits - torch.where(exponent < INFINITY, lower, 0), bits & kept)
 
 
 def used_scale(scale: torch.Tensor) -> torch.Tensor:

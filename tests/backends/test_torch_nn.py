@@ -96,11 +96,35 @@ def test_arguments_of_bitsandbytes_and_quanta() -> None:
         (lambda: Linear4bit(64, 64).quantize_weight(given={"scale": 1}), "given may hold"),
         (lambda: Linear4bit(64, 64, dtype=torch.float64).quantize_weight(), "dtype must be one of float32"),
         (lambda: Linear4bit(64, 8).set_encoded(ac.encode(torch.ones(8, 8), "nf4")), r"must have shape \[8, 64\]"),
+        (
+            lambda: Linear4bit(64, 8).set_encoded(ac.encode(np.ones((8, 64), np.float32), "nf4")),
+            "weight: plane 'codes' must be a torch tensor, got ndarray",
+        ),
+        (lambda: linear(normal(3, 32), ac.encode(normal(4, 64), "nf4")), r"linear: x must be \(\.\.\., 64\)"),
+        (
+            lambda: linear_int8(normal(3, 32), ac.encode(normal(4, 64), "w8a8")),
+            r"linear_int8: x must be \(\.\.\., 64\)",
+        ),
     ],
 )
 def test_bad_arguments(make: Callable[[], Any], message: str) -> None:
     with pytest.raises(ac.ArrayCodecError, match=message):
         make()
+
+
+@pytest.mark.parametrize("kind", [Linear4bit, Linear8bitLt])
+@pytest.mark.parametrize("quantised", [True, False])
+def test_inputs_of_another_width_or_of_integers_are_refused(kind: type[QuantizedLinear], quantised: bool) -> None:
+    layer = kind(64, 32)  # type: ignore[call-arg]  # these two have a codec of their own
+    if quantised:
+        layer.quantize_weight()
+    bad = [normal(100, 65), normal(64, 1), normal(3, 32), torch.tensor(1.0)]
+    bad += [torch.ones(5, 64, dtype=dtype) for dtype in (torch.int64, torch.int8, torch.bool)]
+    for x in bad:
+        with pytest.raises(ac.ArgumentError) as error:
+            layer(x)
+        want = f"{kind.__name__}: x must be (..., 64) of a float dtype, got {x.dtype}{list(x.shape)}"
+        assert str(error.value) == want
 
 
 def test_given_scales_are_taken() -> None:

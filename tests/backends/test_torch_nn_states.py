@@ -70,7 +70,7 @@ def test_what_does_not_fit_is_an_error() -> None:
     newer = json.dumps({"codec": {"name": "nf12"}, "shape": [32, 64], "dtype": "float32"})
     unknown = state | {"weight_codec": torch.tensor(list(newer.encode()), dtype=torch.uint8)}
     bad: list[tuple[State, str]] = [
-        (shorter, "weight_absmax"),
+        (shorter, "weight: key weight_absmax is missing"),
         (garbled, "weight_codec: must be JSON with codec, shape and dtype"),
         (unknown, "'nf12' is not known"),
         (foreign, "Linear4bit: quant_type must be a scheme of 4 bits"),
@@ -85,6 +85,9 @@ def test_what_does_not_fit_is_an_error() -> None:
         with pytest.raises(RuntimeError, match=message):
             layer.load_state_dict(wrong)
         assert bits(layer) == before
+    codeless = {f"up.{name}": tensor for name, tensor in state.items() if name != "weight_codes"}
+    with pytest.raises(RuntimeError, match=r"up\.weight: key up\.weight_codes is missing"):
+        nn.ModuleDict({"up": layer}).load_state_dict(codeless)
     missing, unexpected = layer.load_state_dict({"more": state["bias"]}, strict=False)
     assert sorted(missing) == ["bias", "weight_absmax", "weight_codes"]
     assert unexpected == ["more"]
@@ -175,6 +178,8 @@ def test_damaged_states_of_bitsandbytes_are_refused() -> None:
     for change, message in bad:
         with pytest.raises(RuntimeError, match=message):
             Linear4bit(64, 32).load_state_dict(state | change)
+    with pytest.raises(RuntimeError, match=r"weight: key weight\.quant_map is missing"):
+        Linear4bit(64, 32).load_state_dict({k: v for k, v in state.items() if k != "weight.quant_map"})
     with pytest.raises(RuntimeError, match=r"bitsandbytes: weight\.quant_state.* or what belongs to it"):
         Linear4bit(64, 32).load_state_dict({k: v for k, v in state.items() if k != "weight.absmax"})
 
@@ -281,6 +286,63 @@ def test_llm_int8_makes_linear8bitlt(scheme: Any) -> None:
     assert model[0].threshold == ac.codec(scheme).threshold
     assert not model[0].training
     assert model(normal(3, 64, dtype=torch.bfloat16)).dtype == torch.bfloat16
+
+
+def test_modules_not_quantised_yet_are_quantised() -> None:
+    """In place, where their class can hold the codec: so hooks stay, and options."""
+    model = nn.Sequential(Linear4bit(64, 64), QuantizedLinear(64, 64, "nf8"), Linear8bitLt(64, 64, threshold=6.0))
+    model.load_state_dict(nn.Sequential(*(dense(64) for _ in range(3))).state_dict())
+    before, want = list(model), bits(Linear4bit.from_float(dense(64), quant_type="fp4"))
+    model[0].register_forward_hook(lambda *args: None)
+    report = quantize_model(model, "fp4")
+    assert report["0.weight"].reason == "float32 matrix, of a Linear4bit not quantised yet"
+    assert [type(module) for module in model] == [Linear4bit, QuantizedLinear, Linear4bit]
+    assert [module is old for module, old in zip(model, before, strict=True)] == [True, True, False]
+    for module in model:
+        assert module.codec == ac.codec("fp4")
+        assert bits(module) == want
+        assert torch.equal(module.bias, dense(64).bias)
+    assert quantize_model(model, "nf4")["0.weight"].reason.startswith("quantised already")
+
+
+@pytest.mark.parametrize(
+    ("make", "scheme", "kind", "threshold"),
+    [
+        (lambda: Linear8bitLt(64, 64, threshold=6.0, int8_matmul=False), "llm_int8", Linear8bitLt, 6.0),
+        (lambda: Linear8bitLt(64, 64, int8_matmul=False), ac.LLMInt8(threshold=5.0), Linear8bitLt, 5.0),
+        (lambda: QuantizedLinear(64, 64, "nf4"), ac.LLMInt8(threshold=5.0), Linear8bitLt, 5.0),
+        (lambda: Linear8bitLt(64, 64, threshold=6.0), "int8-channel", QuantizedLinear, None),
+        (lambda: Linear8bitLt(64, 64), "int8-channel", Linear8bitLt, 0.0),
+        (lambda: Linear4bit(64, 64), "w8a8", Linear8bitLt, 0.0),
+        (lambda: Linear4bit(64, 64, compute_dtype=torch.bfloat16), "fp8", QuantizedLinear, None),
+    ],
+)
+def test_what_becomes_of_modules_not_quantised_yet(make: Any, scheme: Any, kind: type, threshold: Any) -> None:
+    model = nn.Sequential(make()).eval()
+    old = model[0]
+    assert quantize_model(model, scheme)["0.weight"].codec == ac.codec(scheme)
+    assert type(model[0]) is kind
+    assert model[0].spec is not None
+    assert (getattr(model[0], "threshold", None), model[0].compute_dtype) == (threshold, old.compute_dtype)
+    assert not (kind is type(old) and model[0].int8_matmul != old.int8_matmul)
+    assert not model[0].training
+    assert torch.isfinite(model(normal(3, 64))).all()
+
+
+def test_a_subclass_that_cannot_hold_the_codec_stays() -> None:
+    class Adapted(Linear4bit):
+        def __init__(self) -> None:
+            super().__init__(64, 64)
+            self.adapter = nn.Parameter(normal(64, 64))
+
+    model = nn.Sequential(Adapted())
+    assert quantize_model(model, "fp8")["0.weight"].reason == "Adapted: not an nn.Linear"
+    report = quantize_model(model, "nf4")
+    assert report["0.adapter"].reason == "not the weight"
+    assert report["0.weight"].codec
+    assert quantize_model(layer := Linear4bit(64, 64), "fp4")["weight"].codec == layer.codec == ac.codec("fp4")
+    with pytest.raises(ArgumentError, match="the model is a Linear itself"):
+        quantize_model(Linear4bit(64, 64), "fp8")
 
 
 def test_a_model_without_memory_is_quantised_and_filled() -> None:

@@ -185,6 +185,16 @@ def test_compile(backend: str) -> None:
     assert torch.equal(torch.compile(linear, fullgraph=True, backend=backend)(x, weight), linear(x, weight))
 
 
+@pytest.mark.parametrize("kind", [Linear4bit, Linear8bitLt])
+def test_a_compiled_module_refuses_what_the_eager_one_does(kind: type[QuantizedLinear]) -> None:
+    compiled = torch.compile(kind(64, 8).quantize_weight(), fullgraph=True, backend="aot_eager", dynamic=True)  # type: ignore[call-arg]
+    for rows in (3, 5):
+        assert compiled(normal(rows, 64)).shape == (rows, 8)
+    for bad in (normal(3, 65), torch.ones(3, 64, dtype=torch.int64)):
+        with pytest.raises(Exception, match=r"x must be \(\.\.\., 64\) of a float dtype"):
+            compiled(bad)
+
+
 def test_export() -> None:
     layer, x = Linear4bit.from_float(dense()), normal(5, 64)
     program = torch.export.export(layer, (x,), strict=False)

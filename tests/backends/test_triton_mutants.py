@@ -30,7 +30,7 @@ if triton.knobs.runtime.interpret:
 
 from arraycodec_conformance import ptx  # noqa: E402
 from arraycodec_torch import kernels, triton_blockwise  # noqa: E402
-from tests.backends.triton_cases import CASES, nvfp4_ties, stored, tie_rows  # noqa: E402
+from tests.backends.triton_cases import CASES, beyond_huge_scales, nvfp4_ties, stored, tie_rows  # noqa: E402
 from tests.backends.triton_emulation import (  # noqa: E402
     Emulated,
     compare,
@@ -86,6 +86,8 @@ MUTANTS = [
            run="half", default=False),
     Mutant("a reciprocal off by one", [("(q - 0x800000)", "(q - 0x800001)")], "bits", "codes", run="ties"),
     Mutant("no lowered exponents", [("absmax >= BIG_SCALE, LOWER, 0", "absmax >= BIG_SCALE, 0, 0")], "bits", "codes"),
+    Mutant("infinity lowered", [("bits - tl.where(exponent < INFINITY, lower, 0)", "bits - lower")], "bits", "codes",
+           run="huge"),
     Mutant("subnormal scales kept", [("absmax >= MIN_SCALE, absmax, 0", "absmax > 0, absmax, 0")], "bits", "absmax",
            default=False),
     Mutant("infinity kept", [("absmax >= INFINITY, NAN", "absmax > INFINITY, NAN")], "bits", "absmax", default=False),
@@ -151,6 +153,7 @@ def runs() -> dict[str, Callable[[Any], None]]:
         "large": lambda how: compare(how, ac.Codebook("nf4", block_size=5000), np.linspace(1, 50, 15_000, dtype="f4")),
         "linear": lambda how: encode(how, ac.Linear(8), sample(8192), {}),
         "w4": lambda how: encode(how, ac.codec("w4a16"), sample(8192, "bfloat16").reshape(-1, 256), {}),
+        "huge": lambda how: encode(how, *beyond_huge_scales()[0]),
         "flow": lambda how: encode(how, ac.Linear(7, block_size=(1, 5)), sample(4290).reshape(33, 130), {}),
         "columns": lambda how: encode(how, ac.Linear(6, block_size=(2, 20)), sample(1600).reshape(8, 200), {}),
         "odd": lambda how: encode(how, ac.Linear(4), sample(4099), {}),

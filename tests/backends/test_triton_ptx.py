@@ -20,7 +20,17 @@ if triton.knobs.runtime.interpret:
     pytest.skip("kernels are compiled here, not interpreted", allow_module_level=True)
 
 from arraycodec_torch.implementations import TRITON  # noqa: E402
-from tests.backends.triton_cases import CASES, EVERY_PATTERN, MORE_TIES, TIES, cases, nvfp4_ties, stored, tie_rows  # noqa: E402
+from tests.backends.triton_cases import (  # noqa: E402
+    CASES,
+    EVERY_PATTERN,
+    MORE_TIES,
+    TIES,
+    beyond_huge_scales,
+    cases,
+    nvfp4_ties,
+    stored,
+    tie_rows,
+)
 from tests.backends.triton_emulation import (  # noqa: E402
     TARGETS,
     Emulated,
@@ -57,6 +67,12 @@ def test_any_stored_scale_decodes(family: str, level: Level) -> None:
     with emulated() as how:
         for dtype in ("float32", "bfloat16", "float16") if level >= Level.full else ("float32",):
             decode(how, case.codec, planes, (len(PATTERNS), 192), dtype)
+
+
+def test_infinity_and_nan_under_huge_given_scales() -> None:
+    with emulated() as how:
+        for case in beyond_huge_scales():
+            encode(how, *case)
 
 
 @pytest.mark.parametrize("dtype", EVERY_PATTERN)

@@ -44,6 +44,14 @@ def tie_rows(largest: float) -> np.ndarray:
     return np.hstack([np.full((len(rows), 1), largest, np.float32), rows])
 
 
+def beyond_huge_scales() -> list[tuple[Codec, np.ndarray, dict[str, np.ndarray]]]:
+    """Codecs, an array with infinities and NaN, and given scales from 2^126 on, which lower other exponents only."""
+    huge = np.array([2.0**125, 2.0**126, 2.0**127], np.float32)[:, None]
+    x = np.resize(np.array([np.inf, -np.inf, np.nan, -np.nan, 3e38, -3e38, 1e-37, -1.0], np.float32), (3, 64))
+    codecs = [ac.Linear(8, block_size=(1, None)), ac.Minifloat(), ac.LLMInt8(), ac.Codebook("nf4")]
+    return [(c, x, {"absmax" if isinstance(c, ac.Codebook) else "scales": huge}) for c in codecs]
+
+
 def nvfp4_ties() -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Blocks of which each has another scale, and elements that are about halfway between two multiples of its step."""
     step = np.arange(0x08, 0x7F, dtype=np.uint8).view("float8_e4m3fn").astype(np.float32)[:, None] / np.float32(7)

@@ -170,7 +170,17 @@ def test_double_quantisation_decodes_as_bitsandbytes_does(table: str) -> None:
         (lambda: ac.Codebook("nf4", flavour="bnb-cpu"), "flavour of nf4 must be None, got 'bnb-cpu'"),
         (lambda: ac.Codebook("nf4", offset=1), "offset must be True or False, got 1"),
         (lambda: ac.codec("nf9"), "'nf9' is not known, closest are nf8, nf4"),
-        (lambda: ac.codec("nf4", block=64), "unexpected keyword argument 'block'"),
+        (lambda: ac.codec("NF4"), "'NF4' is not known, closest are nf4, nf4-double; `arraycodec list` shows all"),
+        (lambda: ac.codec("MXFP4"), "closest are mxfp4;"),
+        (lambda: ac.codec("e4m3"), "closest are float8_e4m3fn;"),
+        (lambda: ac.codec("int4"), "closest are int4_linear;"),
+        (lambda: ac.codec("int8"), "closest are int8_linear, int8-channel, mxint8;"),
+        (lambda: ac.codec("qqq"), "'qqq' is not known; `arraycodec list` shows all$"),
+        (lambda: ac.codec("nf4", block=64), "codebook: no parameter 'block', there are table, block_size, fl.*"),
+        (lambda: ac.codec("codebook", block=64), "codebook: no parameter 'block', there are table,"),
+        (lambda: ac.codec("nf4-double", block=64), "codebook: no parameter 'block', there are table,"),
+        (lambda: ac.decode(np.ones(64)), "decode: encoded must be an Encoded, got numpy.ndarray"),
+        (lambda: ac.ArraySpec((3,), np.float16), "got <class 'numpy.float16'>; dtypes are names, such as 'float16'$"),
         (lambda: ac.encode(np.ones(64), "nf4"), "dtype must be one of float32, bfloat16, float16, got float64"),
         (lambda: ac.encode(np.ones(64, np.float32), ac.Codebook("user4")), "given must hold the plane 'codebook'"),
         (lambda: _user(RISING16[::-1]), "must be finite and strictly rising"),
@@ -199,6 +209,19 @@ def test_non_finite_input_is_an_error_unless_unchecked(bad: float) -> None:
     decoded = ac.decode(ac.encode(x, "nf4", check=False))
     assert np.isnan(decoded[2]).all()
     assert np.isfinite(decoded[[0, 1, 3]]).all()
+
+
+@pytest.mark.parametrize("table", ["nf4", "fp4", "dynamic", "fp8-e5m2"])
+def test_given_scales_give_infinity_and_nan_the_codes_of_the_ends(table: str) -> None:
+    """Also from 2^126 on, where the exponents of other elements are lowered. No bound is below a NaN: its rank is 0."""
+    codec, ends = ac.Codebook(table, block_size=None), codebooks.table(table).codes[[-1, 0, 0, 0]]
+    for scale in np.array([1, 2.0**125, 2.0**126, 2.0**127], np.float32):
+        x = np.array([np.inf, -np.inf, np.nan, -np.nan, scale, -scale / 2], np.float32)
+        codes = codec.encode(x, {"absmax": np.full(1, scale)})["codes"]
+        codes = np.stack([codes >> 4, codes & 15], axis=1).ravel() if codec.bits == 4 else codes
+        same_bits(codes[:4], ends, f"{table}, {scale}")
+        halves = codec.encode(x[4:] / scale, {"absmax": np.ones(1, np.float32)})["codes"]
+        same_bits(codec.encode(x[4:], {"absmax": np.full(1, scale)})["codes"], halves, f"{table}, {scale}: finite")
 
 
 def test_inputs_of_every_layout_encode_alike_and_stay_as_they_are() -> None:

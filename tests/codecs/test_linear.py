@@ -152,13 +152,14 @@ def test_static_and_dynamic_scales_of_tokens_agree() -> None:
 
 
 def test_given_scales_let_nan_through_as_zero_and_clamp_infinities() -> None:
-    x = np.array([[np.nan, np.inf, -np.inf, 1.0]], np.float32)
-    scales, zeros = np.ones((1, 1), np.float32), np.full((1, 1), 3, np.int8)
+    zeros = np.full((1, 1), 3, np.int8)
     for flavour in (None, FLAVOUR):
         codec = ac.Linear(8, False, (1, None), flavour)
-        enc = ac.encode(x, codec, given={"scales": scales, "zero_points": zeros})
-        assert enc.planes["codes"].tolist() == [[3, 127, -128, 4]]
-        assert ac.decode(enc).tolist() == [[0, 124, -131, 1]]
+        for scale in (1, 2.0**125, 2.0**126, 2.0**127):  # exponents are lowered from 2^126 on
+            x = np.array([[np.nan, np.inf, -np.inf, scale]], np.float32)
+            enc = ac.encode(x, codec, given={"scales": np.full((1, 1), scale, np.float32), "zero_points": zeros})
+            assert enc.planes["codes"].tolist() == [[3, 127, -128, 4]], scale
+            assert scale > 1 or ac.decode(enc).tolist() == [[0, 124, -131, 1]]
 
 
 def test_given_planes_are_not_changed_and_not_shared() -> None:

@@ -87,6 +87,18 @@ def test_given_scales(flavour: str | None) -> None:
     same_bits(decoded[[1, 2, 5]], np.zeros((3, 6), np.float32), "zeros are +0 under such scales")
 
 
+@pytest.mark.parametrize("name", FORMATS)
+def test_infinity_and_nan_are_the_same_under_every_given_scale(name: str) -> None:
+    """Also from 2^126 on, where the exponents of other elements are lowered."""
+    for overflow in ("saturate", "nonfinite") if name.startswith("float8") else ("saturate",):
+        codec, codes = ac.Minifloat(name, block_size=None, overflow=overflow), []
+        for scale in np.array([1, 2.0**125, 2.0**126, 2.0**127], np.float32):
+            x = np.array([np.inf, -np.inf, np.nan, -np.nan, scale, -scale, 0, -0.0], np.float32)
+            codes.append(codec.encode(x, {"scales": np.full(1, scale)})["codes"].view(np.uint8))
+        for other in codes[1:]:
+            same_bits(other, codes[0], f"{name}, {overflow}")
+
+
 @pytest.mark.parametrize("exponent", [-98, -91, 119, 126])
 @pytest.mark.parametrize("name", FORMATS)
 def test_codes_do_not_depend_on_a_power_of_two(name: str, exponent: int) -> None:

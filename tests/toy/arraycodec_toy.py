@@ -122,7 +122,8 @@ def _encode(codec: Any, x: np.ndarray, given: Planes) -> Planes:
         scaled = np.where(small, np.float32(0), blocks * lower[:, None])
         inverse = np.float32(1) / np.where(usable, absmax * lower, np.float32(1))
         y = np.where(usable[:, None], scaled * inverse[:, None], np.float32(0)).ravel()[: x.size]
-    codes = table.codes[np.searchsorted(table.bounds, y, side="left")]
+    rank = np.where(np.isnan(y), 0, np.searchsorted(table.bounds, y, side="left"))  # no bound is below a NaN
+    codes = table.codes[rank]
     if codec.bits == 4:
         codes = np.append(codes, np.uint8(table.zero)) if codes.size % 2 else codes
         codes = (codes[0::2] << 4) | codes[1::2]

@@ -37,7 +37,8 @@ def encode(codec: Any, x: np.ndarray, given: Planes) -> Planes:
             if s >= np.float32(2.0**126):
                 bits = row.view(np.uint32)
                 exponent = bits >> np.uint32(23) & np.uint32(255)
-                row = np.where(exponent > 4, bits - np.uint32(4 << 23), np.uint32(0)).view(np.float32)
+                row = np.where(exponent > 4, bits - np.uint32(4 << 23), np.uint32(0))
+                row = np.where(exponent == 255, bits, row).view(np.float32)
                 s = s * np.float32(0.0625)
             y = row * (np.float32(127) * (np.float32(1) / s))
             y = np.where(np.isnan(y), np.float32(0), y)

@@ -169,5 +169,9 @@ def scale_run(run, inverse, lower):
 
 @triton.jit
 def lowered(bits, lower):
-    """The exponents of numbers lowered by `lower`; what would become subnormal is a zero of its sign, or +0 for all."""
-    return tl.where((bits & INFINITY) > lower, bits - lower, bits & tl.where(lower == INFINITY, 0, SIGN))
+    """The exponents of numbers lowered by `lower`; what would become subnormal is a zero of its sign, or +0 for all.
+
+    Infinity and NaN, which given scales let through, stay.
+    """
+    kept, exponent = tl.where(lower == INFINITY, 0, SIGN), bits & INFINITY
+    return tl.where(exponent > lower, bits - tl.where(exponent < INFINITY, lower, 0), bits & kept)

@@ -38,6 +38,7 @@ def linear(x: torch.Tensor, weight: Encoded, bias: torch.Tensor | None = None) -
     True
     """
     codec, shape, dtype = ops.to_text(weight.codec), list(weight.spec.known_shape), weight.spec.dtype
+    check_input("linear", x, shape[-1])
     planes = [weight.planes[name] for name in _names(codec, shape, dtype)]
     return torch.ops.arraycodec.linear(x, planes, bias, codec, shape, dtype, False)
 
@@ -60,6 +61,7 @@ def linear_int8(
     tensor([127., 127., 127.])
     """
     codec, dtype = ops.to_text(weight.codec), weight.spec.dtype
+    check_input("linear_int8", x, weight.spec.known_shape[-1])
     codes, scales = weight.planes["codes"], weight.planes["scales"]
     return torch.ops.arraycodec.linear_int8(x, codes, scales, bias, codec, dtype, threshold)
 
@@ -69,6 +71,12 @@ def has_int8_rows(codec: Codec) -> bool:
     if isinstance(codec, Linear):
         return codec.bits == 8 and codec.symmetric and codec.block_size == (1, None)
     return codec == LLMInt8()
+
+
+def check_input(where: str, x: torch.Tensor, width: int) -> None:
+    """Raise ArgumentError unless `x` is (..., width) of a float dtype: products in integers would round the weight."""
+    if not x.dtype.is_floating_point or not x.dim() or x.shape[-1] != width:
+        raise ac.ArgumentError(f"{where}: x must be (..., {width}) of a float dtype, got {x.dtype}{list(x.shape)}")
 
 
 def _names(codec: str, shape: list[int], dtype: str) -> list[str]:
@@ -200,6 +208,7 @@ def _decoded(
     """The dense weight in `dtype`, as if decoded to its own dtype first; from float32, one rounding does both."""
     found, own = ops.from_text(codec), ArraySpec(tuple(map(int, shape)), stored)
     named = dict(zip(found.planes(own), planes, strict=True))
-    narrow = stored == "float32" and dtype in (torch.bfloat16, torch.float16)
-    spec = ArraySpec(own.shape, str(dtype).removeprefix("torch.")) if narrow else own
+    narrower = str(dtype).removeprefix("torch.")
+    narrow = stored == "float32" and narrower in ("bfloat16", "float16") and found.decodes_to(own, narrower)
+    spec = ArraySpec(own.shape, narrower) if narrow else own
     return chosen(planes[0]).decode(found, named, spec, {}, None).to(dtype)

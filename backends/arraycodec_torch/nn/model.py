@@ -1,11 +1,14 @@
-"""`quantize_model`: replace the nn.Linear modules of a model, as the same patterns choose tensors of a checkpoint."""
+"""`quantize_model`: quantise the linear modules of a model, as the same patterns choose tensors of a checkpoint."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
 
 from torch import nn
 
+import arraycodec as ac
 from arraycodec import registry
 from arraycodec.base import Codec
 from arraycodec.checkpoints.policy import Decision, Policy
@@ -14,6 +17,8 @@ from arraycodec.errors import ArgumentError
 from arraycodec_torch import arrays
 from arraycodec_torch.nn.quantized import QuantizedLinear
 from arraycodec_torch.nn.variants import Linear4bit, Linear8bitLt, code_bits
+
+REPLACED = (nn.Linear, QuantizedLinear, Linear4bit, Linear8bitLt)  # modules that another may stand for
 
 
 def quantize_model(
@@ -25,6 +30,9 @@ def quantize_model(
              quantises its input too, all else a `QuantizedLinear`.
     include  patterns of parameter names ("*.mlp.*.weight") to quantise whatever their size.
     exclude  patterns of names to leave. Patterns and their precedence are those of `arraycodec.compress`.
+
+    Modules of this package that are not quantised yet, as a new `Linear4bit`, are too: in place, with this scheme,
+    where their class takes it (a `Linear8bitLt` with a threshold takes llm_int8 alone); else as an nn.Linear would be.
 
     Weights under 4 KB and tied ones stay as they are unless included; modules with hooks, and what is quantised
     already, stay. Errors: ArgumentError for a pattern that matches nothing or includes only what must stay.
@@ -52,17 +60,17 @@ def quantize_model(
             users.setdefault(id(parameter), {}).setdefault(id(module), full)
     decisions = {full: _decide(policy, full, *owner, users) for full, owner in owners.items()}
     _check_included(policy, decisions)
-    if isinstance(model, nn.Linear) and decisions["weight"].codec:
+    if "weight" in decisions and (codec := decisions["weight"].codec) and not _holds(model, codec):
         raise ArgumentError("quantize_model: the model is a Linear itself and cannot be replaced: use from_float")
     made: dict[int, QuantizedLinear] = {}
     for full, decision in decisions.items():
         if decision.codec:
-            linear, path = owners[full][0], full.rpartition(".")[0]
-            assert isinstance(linear, nn.Linear)
-            if id(linear) not in made:
-                made[id(linear)] = _quantised(linear, decision.codec)
-            parent, _, child = path.rpartition(".")
-            setattr(model.get_submodule(parent), child, made[id(linear)])
+            module, path = owners[full][0], full.rpartition(".")[0]
+            if id(module) not in made:
+                made[id(module)] = _quantised(module, decision.codec)
+            if made[id(module)] is not module:
+                parent, _, child = path.rpartition(".")
+                setattr(model.get_submodule(parent), child, made[id(module)])
     return decisions
 
 
@@ -85,12 +93,17 @@ def _decide(policy: Policy, full: str, module: nn.Module, name: str, users: dict
     if decision.codec is None:
         return decision
     tied = [other for user, other in users[id(parameter)].items() if user != id(module)]
-    if type(module) is not nn.Linear:  # a subclass may do something else with its weight
+    holds = _holds(module, decision.codec)
+    if not holds and type(module) not in REPLACED:  # a subclass may do something else with its weight
         return Decision(None, f"{type(module).__name__}: not an nn.Linear")
-    if name == "bias":
-        return Decision(None, "bias")
+    if name != "weight":
+        return Decision(None, "bias" if name == "bias" else "not the weight")
     if tied and not decision.reason.startswith("included"):
         return Decision(None, f"shared with {tied[0]}")
+    if isinstance(module, QuantizedLinear):
+        decision = replace(decision, reason=f"{decision.reason}, of a {type(module).__name__} not quantised yet")
+    if holds:
+        return decision
     if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks:
         return Decision(None, "has hooks, which a new module would not")
     return decision
@@ -104,11 +117,33 @@ def _check_included(policy: Policy, decisions: dict[str, Decision]) -> None:
             raise ArgumentError(f"include: {pattern!r} quantises nothing: {own[0]}: {decisions[own[0]].reason}")
 
 
-def _quantised(linear: nn.Linear, codec: Codec) -> QuantizedLinear:
+def _holds(module: nn.Module, codec: Codec) -> bool:
+    """Whether the module is one of ours and can be quantised in place with this codec."""
+    if not isinstance(module, QuantizedLinear):
+        return False
+    if isinstance(codec, LLMInt8) and codec.threshold:  # one for inputs, which a module is made with
+        return False
+    if isinstance(module, Linear8bitLt) and module.threshold and not isinstance(codec, LLMInt8):
+        return False
+    try:
+        return module.checked(codec) == codec
+    except ArgumentError:
+        return False
+
+
+def _quantised(module: nn.Module, codec: Codec) -> QuantizedLinear:
+    """The module itself with an encoded weight, where it can hold it, or one for its place."""
+    if isinstance(module, QuantizedLinear) and _holds(module, codec):
+        assert module.weight is not None
+        module.set_encoded(ac.encode(module.weight.detach(), codec))
+        return module
+    linear: Any = module  # what from_float reads of an nn.Linear, ours have too
+    own: dict[str, Any] = {"compute_dtype": getattr(module, "compute_dtype", None)}
+    int8 = own | {"int8_matmul": getattr(module, "int8_matmul", True)}
     if isinstance(codec, LLMInt8):  # its threshold is one for inputs
-        return Linear8bitLt.from_float(linear, threshold=codec.threshold)
+        return Linear8bitLt.from_float(linear, threshold=codec.threshold, **int8)
     if codec == registry.codec("w8a8"):
-        return Linear8bitLt.from_float(linear, quant_type=codec)
+        return Linear8bitLt.from_float(linear, quant_type=codec, **int8)
     if code_bits(codec) == 4:
-        return Linear4bit.from_float(linear, quant_type=codec)
-    return QuantizedLinear.from_float(linear, codec)
+        return Linear4bit.from_float(linear, quant_type=codec, **own)
+    return QuantizedLinear.from_float(linear, codec, **own)

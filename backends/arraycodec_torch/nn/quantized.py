@@ -23,7 +23,7 @@ from arraycodec import api, registry
 from arraycodec.base import Codec, Encoded, Given
 from arraycodec.spec import ArraySpec
 from arraycodec_torch import ops
-from arraycodec_torch.nn import states
+from arraycodec_torch.nn import functional, states
 
 
 class QuantizedLinear(nn.Module):
@@ -33,7 +33,8 @@ class QuantizedLinear(nn.Module):
     codec          a scheme's name or a codec: how `quantize_weight` encodes the weight.
     compute_dtype  what the product is computed in, as in bitsandbytes; None is the dtype of the input, or autocast's.
 
-    Errors: ArgumentError for a codec that takes no such weight; NonFiniteError where the weight holds NaN or infinity.
+    Errors: ArgumentError for a codec that takes no such weight, and for an input of another width or of integers;
+    NonFiniteError where the weight holds NaN or infinity.
 
     >>> layer = QuantizedLinear.from_float(nn.Linear(64, 32, dtype=torch.bfloat16), "fp8")
     >>> ac.decode(layer.encoded).dtype, layer(torch.ones(2, 64)).dtype
@@ -100,7 +101,10 @@ class QuantizedLinear(nn.Module):
         return self
 
     def set_encoded(self, encoded: Encoded) -> None:
-        """Take these planes, of an (out, in) array, for the weight that is there."""
+        """Take these planes, torch tensors of an (out, in) array, for the weight that is there."""
+        for name, plane in encoded.planes.items():
+            if not isinstance(plane, torch.Tensor):
+                raise ac.ArgumentError(f"weight: plane {name!r} must be a torch tensor, got {type(plane).__name__}")
         shape = (self.out_features, self.in_features)
         if (got := encoded.batch_shape + encoded.spec.shape) != shape:
             raise ac.ArgumentError(f"weight: must have shape {list(shape)}, got {list(got)}")
@@ -126,6 +130,7 @@ class QuantizedLinear(nn.Module):
     # -- nn.Module
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        functional.check_input(self._get_name(), x, self.in_features)
         dtype = self.compute_dtype or x.dtype
         if self.compute_dtype is None and torch.is_autocast_enabled(x.device.type):
             dtype = torch.get_autocast_dtype(x.device.type)
@@ -167,7 +172,8 @@ class QuantizedLinear(nn.Module):
         try:
             states.load_weight(self, state_dict, prefix)
         except (ac.ArrayCodecError, KeyError) as error:
-            error_msgs.append(f"{prefix}weight: {error}")
+            reason = f"key {prefix}{error.args[0]} is missing" if isinstance(error, KeyError) else error
+            error_msgs.append(f"{prefix}weight: {reason}")
             return
         super()._load_from_state_dict(
             state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs

@@ -67,10 +67,13 @@ def load_weight(module: QuantizedLinear, state: dict[str, Any], prefix: str) -> 
 
 
 def _found(module: QuantizedLinear, state: dict[str, Any], prefix: str) -> Encoded | None:
-    """The encoded weight that `state` holds in any form, whose keys are taken out."""
+    """The encoded weight that `state` holds in any form, whose keys are taken out; KeyError: the first it lacks."""
     if prefix + CODEC in state:
         codec, spec = unpack(state.pop(prefix + CODEC))
-        return Encoded(codec, spec, {name: state.pop(prefix + key(name)) for name in codec.planes(spec)})
+        names = {name: key(name) for name in codec.planes(spec)}
+        if missing := [own for own in names.values() if prefix + own not in state]:
+            raise KeyError(missing[0])
+        return Encoded(codec, spec, {name: state.pop(prefix + own) for name, own in names.items()})
     if bitsandbytes.is_state(state, prefix):
         return bitsandbytes.from_state(state, prefix, module.bias)
     if module.spec is None or prefix + "weight" not in state:
