@@ -21,12 +21,13 @@ from arraycodec.spec import ArraySpec
 def kv_cache(
     spec: ArraySpec, codec: str | Codec, *, given: Given | None = None, framework: str = "numpy", device: Any = None
 ) -> Encoded:
-    """An empty cache of keys or values, which decodes to zeros unless zero points are given.
+    """An empty cache of keys or values, which holds zeros, encoded as `append` would encode them.
 
     spec    of the whole cache: (..., positions, width), such as (batch, heads, positions, head width).
     codec   one whose scales are per token, as `Linear(8, block_size=(1, None))`, and found anew for each; or shared by
             all positions, as with the tiles (None, None) per head and None for the whole cache, and then given.
     given   the planes that all positions share: `{"scales": ...}`. What fits by broadcasting is copied to the shape.
+            Their values are looked at, to encode the zeros with, so they must not be traced or on torch's meta device.
 
     Errors: ArgumentError for tiles of several positions, where `given` is not exactly the shared planes, and for one
     that is no array (`np.float32(0.1)` is).
@@ -46,13 +47,17 @@ def kv_cache(
     shared = shared_planes(codec, spec)
     if set(given) != set(shared):
         raise ArgumentError(f"kv_cache: given must hold {list(shared)}, which all positions share, got {list(given)}")
-    planes = {}
-    for name, plane in codec.planes(spec).items():
-        zeros = np.zeros(plane.known_shape, plane.numpy_dtype)
-        planes[name] = _fitted(backend, name, given[name], plane) if name in given else zeros
+    specs = codec.planes(spec)
+    planes = {name: _fitted(backend, name, given[name], specs[name]) for name in shared}
+    own = {name: registry.backend(type(plane)).to_numpy(plane) for name, plane in planes.items()}
+    one = _with_positions(spec, 1)
+    token = api.encode(np.zeros(one.known_shape, one.numpy_dtype), codec, given=own, check=False).planes
+    for name, plane in specs.items():
+        if name not in planes:
+            planes[name] = _repeated(token[name], plane)
         if isinstance(planes[name], np.ndarray):
             planes[name] = backend.from_numpy(planes[name], device)
-    return Encoded(codec, spec, planes)
+    return Encoded(codec, spec, {name: planes[name] for name in specs})
 
 
 def append(cache: Encoded, x: Any, position: Any) -> Encoded:
@@ -127,6 +132,14 @@ def shared_planes(codec: Codec, spec: ArraySpec) -> tuple[str, ...]:
 
 def _with_positions(spec: ArraySpec, positions: int) -> ArraySpec:
     return replace(spec, shape=(*spec.shape[:-2], positions, spec.shape[-1]))
+
+
+def _repeated(row: np.ndarray, wanted: ArraySpec) -> np.ndarray:
+    """The plane all of whose positions are that of `row`."""
+    plane = np.zeros(wanted.known_shape, wanted.numpy_dtype)
+    if row.tobytes().strip(b"\0"):  # else the zeros will do, whose memory the system gives when it is written
+        plane[...] = row
+    return plane
 
 
 def _fitted(backend: Any, name: str, plane: Any, wanted: ArraySpec) -> Any:

@@ -19,7 +19,7 @@ HEADS = np.array([0.01, 0.02, 0.005], np.float32).reshape(3, 1, 1)
 FLOAT8 = "float8_e4m3fn"
 FOREIGN: dict[str, Any] = {"flavour": "compressed-tensors", "arithmetic": "eager"}
 # Scales per token, found anew; and shared by all positions, given: per head, per channel of a head, per tensor.
-CODECS: dict[str, tuple[Codec, dict[str, np.ndarray]]] = {
+CODECS: dict[str, tuple[Codec, dict[str, Any]]] = {
     "int8 per token": (ac.Linear(8, block_size=(1, None)), {}),
     "int8 per head": (ac.Linear(8, block_size=(None, None)), {"scales": HEADS}),
     "int8 per channel": (ac.Linear(8, block_size=(None, 1)), {"scales": np.full((3, 1, 64), 0.03, np.float32)}),
@@ -32,7 +32,9 @@ CODECS: dict[str, tuple[Codec, dict[str, np.ndarray]]] = {
     "fp8 per tensor": (ac.Minifloat(FLOAT8, block_size=None), {"scales": np.float32(0.01)}),
     "fp8 cast": (ac.Minifloat("float8_e5m2", scaled=False), {}),
     "int4 groups": (ac.Linear(4, False, block_size=(1, 32)), {}),
+    "int4 per tensor": (ac.Linear(4, block_size=None), {"scales": np.float32(0.5)}),
     "nf4": (ac.codec("nf4"), {}),
+    "nf4 per tensor": (ac.Codebook("nf4", block_size=None), {"absmax": np.float32(3)}),
     "nvfp4": (ac.codec("nvfp4"), {"global_scale": np.array([100], np.float32)}),
 }
 PIECES = ((0, 5), (5, 6), (6, 16))  # a prompt, a token, more
@@ -75,8 +77,8 @@ def test_appended_equals_encoded_at_once(name: str, framework: str) -> None:
         pytest.importorskip(framework)
     (codec, given), x = CODECS[name], keys()
     cache, want = ac.kv_cache(spec_of(x), codec, given=given, framework=framework), at_once(x, codec, given)
-    if "zero_points" not in given:
-        same_bits(registry.framework(framework).to_numpy(ac.decode(cache)), np.zeros_like(x), "an empty cache")
+    compare(cache, at_once(np.zeros_like(x), codec, given), "an empty cache")
+    assert not registry.framework(framework).to_numpy(ac.decode(cache)).any()
     for start, stop in PIECES:
         cache = ac.append(cache, part(x, start, stop, framework), start)
         filled, head = ac.tokens(cache, 0, stop), np.ascontiguousarray(x[:, :, :stop])
@@ -102,6 +104,20 @@ def test_jax_traces_the_position(name: str) -> None:
     decoded, plain = ac.decode(one), ac.decode(at_once(np.ascontiguousarray(x[:, :, :4]), codec, given))
     for row, start in enumerate((12, 3)):
         same_bits(np.asarray(decoded)[row, :, start : start + 4], plain[row], f"{name}: sequence {row}")
+
+
+def test_a_cache_is_made_with_known_scales() -> None:
+    """Within a program too; scales without values say that they have none."""
+    jax = pytest.importorskip("jax")
+    spec, codec = spec_of(keys()), ac.Linear(4, block_size=None)
+
+    def make(given: dict[str, Any]) -> ac.Encoded:
+        return ac.kv_cache(spec, codec, given=given, framework="jax")
+
+    scale = np.array([0.5], np.float32)
+    compare(jax.jit(lambda: make({"scales": scale}))(), at_once(np.zeros_like(keys()), codec, {"scales": scale}), "jit")
+    with pytest.raises(ac.UnsupportedByBackend, match="a traced array has no values"):
+        jax.eval_shape(make, {"scales": scale})
 
 
 @pytest.mark.parametrize("name", ["int8 per token", "fp8 per head"])

@@ -40,9 +40,10 @@ PAGE = """# Benchmarks
 A matrix of {rows} × {columns} normal random numbers (mean 0, standard deviation 1), {elements:.1f} M elements, with
 {threads}, in one process. Times are medians of calls that are taken in turns with what they are compared to. A *copy*
 is `numpy.copyto` of the same array into warm memory by one thread: {copy} ms in float32. *Quantise* allocates the
-planes, *dequantise* writes into warm memory (`out=`); the other libraries allocate in both. *Working memory* is the
-peak of resident memory while quantising beside what is returned. Every scheme has the blocks that it is made with, 64
-elements where the format leaves them free; a codec with two names is measured once.
+planes and does not look for NaN (`check=False`), *dequantise* writes into warm memory (`out=`); the other libraries
+allocate in both. *Working memory* is the peak of resident memory while quantising beside what is returned. Every scheme
+has the blocks that it is made with, 64 elements where the format leaves them free; a codec with two names is measured
+once.
 
 {machine}.
 

@@ -278,6 +278,23 @@ def test_modules_that_would_lose_something_stay() -> None:
     assert model[0] is model[2], "a module used twice is replaced once"
 
 
+def test_layers_whose_weights_torch_reads_itself_stay() -> None:
+    layer = nn.TransformerEncoderLayer(64, 4, 128, batch_first=True)
+    model = nn.Sequential(nn.TransformerEncoder(layer, 2), nn.Linear(64, 64)).eval()
+    report = quantize_model(model, "nf4")
+    for name in ("linear1", "linear2"):
+        assert report[f"0.layers.1.{name}.weight"].reason == "nn.TransformerEncoderLayer reads its weight"
+    assert [name for name, decision in report.items() if decision.codec] == ["1.weight"]
+    with torch.no_grad():
+        assert torch.isfinite(model(normal(2, 3, 64))).all(), "on the fast path"
+    with pytest.raises(ArgumentError, match=r"quantises nothing: linear1\.weight: nn\.TransformerEncoderLayer reads"):
+        quantize_model(layer, "nf4", include="linear1.weight")
+    decoder = nn.TransformerDecoderLayer(64, 4, 128, batch_first=True).eval()
+    assert quantize_model(decoder, "nf4")["linear1.weight"].codec
+    with torch.no_grad():
+        assert torch.isfinite(decoder(normal(2, 3, 64), normal(2, 3, 64))).all()
+
+
 @pytest.mark.parametrize("scheme", ["llm_int8", ac.LLMInt8(threshold=6.0)])
 def test_llm_int8_makes_linear8bitlt(scheme: Any) -> None:
     model = nn.Sequential(nn.Linear(64, 64, dtype=torch.bfloat16)).eval()

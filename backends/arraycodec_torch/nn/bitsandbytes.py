@@ -14,7 +14,8 @@ import torch
 from arraycodec.base import Codec, Encoded, Then
 from arraycodec.codecs.codebook import Codebook
 from arraycodec.codecs.llm_int8 import LLMInt8
-from arraycodec.errors import ArgumentError, FormatError
+from arraycodec.containers import strict_json
+from arraycodec.errors import ArgumentError, ArrayCodecError, FormatError
 from arraycodec.primitives import codebooks
 from arraycodec.spec import ArraySpec
 from arraycodec_torch import arrays
@@ -31,7 +32,23 @@ def is_state(state: dict[str, Any], prefix: str) -> bool:
 def from_state(state: dict[str, Any], prefix: str, bias: torch.Tensor | None) -> Encoded:
     """The encoded weight under this prefix, whose keys are taken out; the planes share the tensors' memory."""
     own = {name.removeprefix(prefix): state.pop(name) for name in list(state) if _is_own(name, prefix)}
+    check_tensors(own)
     return _rows(own, bias) if "SCB" in own else _blocks(own)
+
+
+def check_tensors(state: dict[str, Any]) -> None:
+    """Raise FormatError for what is not a tensor: a state dict may hold anything."""
+    for name, value in state.items():
+        if not isinstance(value, torch.Tensor):
+            raise FormatError(f"{name}: must be a tensor, got {type(value).__name__}")
+
+
+def read_json(packed: torch.Tensor) -> Any:
+    """What a tensor of bytes says as JSON; FormatError or LimitError where it does not."""
+    check_tensors({"JSON": packed})
+    if packed.dtype != torch.uint8 or packed.dim() != 1 or packed.is_meta:
+        raise FormatError(f"a tensor of {packed.dtype}{list(packed.shape)} on {packed.device}, not the bytes of JSON")
+    return strict_json.loads(arrays.to_numpy(packed).tobytes(), "JSON")
 
 
 def to_bitsandbytes_state_dict(model: torch.nn.Module) -> dict[str, Any]:
@@ -62,31 +79,38 @@ def _is_own(name: str, prefix: str) -> bool:
 
 def _rows(own: dict[str, torch.Tensor], bias: torch.Tensor | None) -> Encoded:
     """`Linear8bitLt`. It does not say which dtype the weight had; a bias has the same."""
-    codes, layout = own["weight"], own.get("weight_format")
-    if layout is not None and int(layout):
-        raise FormatError(f"bitsandbytes: weight_format must be 0 (row), got {int(layout)}")
+    codes, scales, layout = own["weight"], own["SCB"], own.get("weight_format")
+    if layout is not None and (layout.numel() != 1 or layout.item() != 0):
+        got = layout.item() if layout.numel() == 1 else f"shape {list(layout.shape)}"
+        raise FormatError(f"bitsandbytes: weight_format must be 0 (row), got {got}")
+    if codes.dim() != 2 or scales.dim() != 1:
+        got = f"{list(codes.shape)} and {list(scales.shape)}"
+        raise FormatError(f"bitsandbytes: weight and SCB must have two axes and one, got shapes {got}")
     dtype = "float16" if bias is None else arrays.spec(bias).dtype
-    return Encoded(LLMInt8(), ArraySpec(tuple(codes.shape), dtype), {"codes": codes, "scales": own["SCB"][:, None]})
+    return Encoded(LLMInt8(), ArraySpec(tuple(codes.shape), dtype), {"codes": codes, "scales": scales[:, None]})
 
 
 def _blocks(own: dict[str, torch.Tensor]) -> Encoded:
     """`Linear4bit`: blocks of nf4 or fp4, perhaps with nested statistics."""
-    (packed,) = (name for name in own if name.startswith(STATE))
+    packed, *others = (name for name in own if name.startswith(STATE))
+    if others:
+        raise FormatError(f"bitsandbytes: a weight must have one quant_state, got {[packed, *others]}")
     try:
-        facts = json.loads(bytes(own[packed].tolist()))
+        facts = read_json(own[packed])
         spec = ArraySpec(tuple(facts["shape"]), facts["dtype"])
         codec: Codec = Codebook(facts["quant_type"], facts["blocksize"])
-        planes = {"codes": own["weight"].contiguous().view(torch.uint8), "absmax": own["weight.absmax"]}
+        planes = {"codes": own["weight"].reshape(-1).view(torch.uint8), "absmax": own["weight.absmax"]}
         maps = {"weight.quant_map": codec}
         if "nested_blocksize" in facts:
             maps["weight.nested_quant_map"] = nested = Codebook("dynamic", facts["nested_blocksize"], offset=True)
             codec, planes["absmax.codes"] = Then(codec, absmax=nested), planes.pop("absmax")
             planes["absmax.absmax"] = own["weight.nested_absmax"]
-            planes["absmax.offset"] = torch.tensor(facts["nested_offset"], dtype=torch.float32).to(own["weight"].device)
-    except (ValueError, KeyError, TypeError, ArgumentError) as error:
+            planes["absmax.offset"] = _offset(facts["nested_offset"], own["weight"].device)
+    except (ArrayCodecError, ValueError, KeyError, TypeError) as error:
         raise FormatError(f"bitsandbytes: {packed} or what belongs to it is not as it should be: {error!r}") from None
     for name, table in maps.items():
-        if not torch.equal(own[name].cpu(), torch.from_numpy(codebooks.table(table.table).values.copy())):
+        values = _map(table.table, own[name].device)
+        if own[name].dtype != values.dtype or not torch.equal(own[name], values):
             raise FormatError(f"bitsandbytes: {name} must be the table of {table.table}, got another one")
     shaped = {}
     for name, want in codec.planes(spec).items():
@@ -129,8 +153,12 @@ def _to_state(encoded: Encoded) -> dict[str, torch.Tensor]:
     return state
 
 
+def _offset(number: Any, device: torch.device) -> torch.Tensor:
+    return torch.tensor(float(number), dtype=torch.float32, device=device)
+
+
 def _map(table: str, device: torch.device) -> torch.Tensor:
     return torch.from_numpy(codebooks.table(table).values.copy()).to(device)
 
 
-__all__ = ["from_state", "is_state", "to_bitsandbytes_state_dict"]
+__all__ = ["check_tensors", "from_state", "is_state", "read_json", "to_bitsandbytes_state_dict"]

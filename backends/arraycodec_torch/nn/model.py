@@ -34,8 +34,10 @@ def quantize_model(
     Modules of this package that are not quantised yet, as a new `Linear4bit`, are too: in place, with this scheme,
     where their class takes it (a `Linear8bitLt` with a threshold takes llm_int8 alone); else as an nn.Linear would be.
 
-    Weights under 4 KB and tied ones stay as they are unless included; modules with hooks, and what is quantised
-    already, stay. Errors: ArgumentError for a pattern that matches nothing or includes only what must stay.
+    Weights under 4 KB and tied ones stay as they are unless included; modules with hooks, the linear modules of an
+    nn.TransformerEncoderLayer, and what is quantised already, stay.
+
+    Errors: ArgumentError for a pattern that matches nothing or includes only what must stay.
 
     >>> import torch
     >>> model = nn.Sequential(nn.Embedding(100, 64), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 8))
@@ -58,7 +60,8 @@ def quantize_model(
     for full, (module, name) in owners.items():
         if (parameter := module._parameters[name]) is not None:
             users.setdefault(id(parameter), {}).setdefault(id(module), full)
-    decisions = {full: _decide(policy, full, *owner, users) for full, owner in owners.items()}
+    read = _read_from_outside(model)
+    decisions = {full: _decide(policy, full, *owner, users, read) for full, owner in owners.items()}
     _check_included(policy, decisions)
     if "weight" in decisions and (codec := decisions["weight"].codec) and not _holds(model, codec):
         raise ArgumentError("quantize_model: the model is a Linear itself and cannot be replaced: use from_float")
@@ -82,7 +85,15 @@ def _names(module: nn.Module) -> list[str]:
     return ["weight", *(name for name in own if name not in module.plane_keys)]
 
 
-def _decide(policy: Policy, full: str, module: nn.Module, name: str, users: dict[int, dict[int, str]]) -> Decision:
+def _read_from_outside(model: nn.Module) -> set[int]:
+    """The modules whose weight torch reads itself, instead of calling them, on its fast path for inference."""
+    layers = [module for module in model.modules() if isinstance(module, nn.TransformerEncoderLayer)]
+    return {id(layer._modules.get(name)) for layer in layers for name in ("linear1", "linear2")}
+
+
+def _decide(
+    policy: Policy, full: str, module: nn.Module, name: str, users: dict[int, dict[int, str]], read: set[int]
+) -> Decision:
     """The policy's decision, where the parameter is a weight that can be replaced."""
     parameter = module._parameters[name]
     if parameter is None:
@@ -98,6 +109,8 @@ def _decide(policy: Policy, full: str, module: nn.Module, name: str, users: dict
         return Decision(None, f"{type(module).__name__}: not an nn.Linear")
     if name != "weight":
         return Decision(None, "bias" if name == "bias" else "not the weight")
+    if id(module) in read:
+        return Decision(None, "nn.TransformerEncoderLayer reads its weight")
     if tied and not decision.reason.startswith("included"):
         return Decision(None, f"shared with {tied[0]}")
     if isinstance(module, QuantizedLinear):

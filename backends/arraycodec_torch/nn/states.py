@@ -15,7 +15,7 @@ import torch
 import arraycodec as ac
 from arraycodec import api, registry
 from arraycodec.base import Codec, Encoded
-from arraycodec.errors import FormatError
+from arraycodec.errors import ArrayCodecError, FormatError
 from arraycodec.spec import ArraySpec
 from arraycodec_torch import arrays
 from arraycodec_torch.nn import bitsandbytes
@@ -40,10 +40,12 @@ def pack(codec: Codec, spec: ArraySpec) -> torch.Tensor:
 def unpack(packed: torch.Tensor) -> tuple[Codec, ArraySpec]:
     """The inverse of `pack`."""
     try:
-        data = json.loads(bytes(packed.tolist()))
-        return registry.from_json(data["codec"]), ArraySpec(tuple(data["shape"]), data["dtype"])
-    except (ValueError, KeyError, TypeError) as error:  # FormatError is a ValueError
+        data = bitsandbytes.read_json(packed)
+        codec, spec = registry.from_json(data["codec"]), ArraySpec(tuple(data["shape"]), data["dtype"])
+        codec.supports(spec)  # before it is asked for planes
+    except (ArrayCodecError, ValueError, KeyError, TypeError) as error:
         raise FormatError(f"{CODEC}: must be JSON with codec, shape and dtype, got {error}") from None
+    return codec, spec
 
 
 def load_weight(module: QuantizedLinear, state: dict[str, Any], prefix: str) -> None:
@@ -51,6 +53,7 @@ def load_weight(module: QuantizedLinear, state: dict[str, Any], prefix: str) -> 
     encoded = _found(module, state, prefix)
     if encoded is None:  # a dense weight for a dense one, or nothing
         return
+    bitsandbytes.check_tensors(encoded.planes)
     api.validate(encoded)
     if all(plane.device.type == "cpu" for plane in encoded.planes.values()):
         encoded.codec.check({name: arrays.to_numpy(plane) for name, plane in encoded.planes.items()}, encoded.spec)
@@ -79,4 +82,5 @@ def _found(module: QuantizedLinear, state: dict[str, Any], prefix: str) -> Encod
     if module.spec is None or prefix + "weight" not in state:
         return None
     dense = state.pop(prefix + "weight")
+    bitsandbytes.check_tensors({"weight": dense})
     return ac.encode(dense.detach().to(module.device), module.codec)
