@@ -13,7 +13,7 @@ NAME = "gguf"
 
 
 def _quants(kind: str, x: np.ndarray) -> Calls:
-    from gguf import GGMLQuantizationType, quants
+    from gguf import GGMLQuantizationType, quants  # type: ignore[attr-defined]  # the library, not this file
 
     qtype = GGMLQuantizationType[kind]
 
