@@ -251,7 +251,7 @@ def encode_range(
             hi = min((b + 1) * block - at, count)
             if not known:
                 absmax[b] = usable(stored_scale(largest(run[lo:hi])), min_scale)
-            scale_run(run[lo:hi], usable(absmax[b], min_scale))
+            scale_run(run[lo:hi], usable(absmax[b], min_scale), np.float32(1))
             lo = hi
         if bits == 4:
             rank16(y[:count], ranked, bounds, steps, order[0])

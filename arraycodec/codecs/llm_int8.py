@@ -21,10 +21,8 @@ from arraycodec.base import Codec, Fetch, Given, Planes
 from arraycodec.errors import CorruptError
 from arraycodec.primitives.blockwise import Extremes, encode_tiles, quantise_pieces, segments
 from arraycodec.primitives.floats import (
-    BIG_SCALE,
     INFINITY,
     KINDS,
-    LOWER,
     MAGNITUDE,
     MIN_SCALE,
     ONE,
@@ -33,9 +31,9 @@ from arraycodec.primitives.floats import (
     widen,
 )
 from arraycodec.primitives.grid import BlockSize, grid_of, scales_shape
-from arraycodec.primitives.jit import inlined, kernel
+from arraycodec.primitives.jit import kernel
 from arraycodec.primitives.memory import bits, empty, writable_bits
-from arraycodec.primitives.scales import RUN, load, lowered, multiply, settle, stored_scale, used_scale
+from arraycodec.primitives.scales import RUN, load, multiply, scale_run, settle, stored_scale, used_scale
 from arraycodec.primitives.threads import split
 from arraycodec.spec import ArraySpec, spec_of
 
@@ -207,29 +205,12 @@ def encode_range(source, kind, grid, scales, codes, start, stop):
         load(source, kind, at, count, run)
         lo = 0
         for k in range(segments(grid, at, count, ends, tiles)):
-            steps_run(run[lo : ends[k]], np.uint32(scales[tiles[k]]))
+            scale_run(run[lo : ends[k]], np.uint32(scales[tiles[k]]), np.float32(STEPS))
             lo = ends[k]
         target = codes[at : at + count]
         for i in range(count):
             v = y[i] if y[i] == y[i] else np.float32(0)
             target[i] = np.int8(np.rint(min(max(v, np.float32(-STEPS)), np.float32(STEPS))))
-
-
-@inlined
-def steps_run(run, absmax):
-    """Step 4 in place; where the scale is NaN, 0 or negative, y is 0."""
-    if absmax >= INFINITY or absmax < MIN_SCALE:
-        run[:] = 0
-        return
-    if absmax >= BIG_SCALE:
-        absmax = np.uint32(absmax - LOWER)
-        for i in range(run.size):
-            run[i] = lowered(run[i], LOWER)
-    # IEEE division gives the bits of recip_rn here, and the chip does it in one instruction.
-    inverse = (np.float32(1) / as_float(absmax)) * np.float32(STEPS)
-    y = run.view(np.float32)
-    for i in range(y.size):
-        y[i] = y[i] * inverse
 
 
 @kernel

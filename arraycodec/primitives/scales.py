@@ -92,8 +92,8 @@ def absmax_runs(source, kind, block, found, first, last):
 
 
 @inlined
-def scale_run(run, absmax):
-    """Steps 4 and 5 in place; where the scale is NaN or 0, y is 0 and the code therefore the zero code."""
+def scale_run(run, absmax, steps):
+    """Elements over their scale, in as many steps, in place; where the scale is NaN, negative or 0, y is 0."""
     if absmax >= INFINITY or absmax < MIN_SCALE:
         run[:] = 0
         return
@@ -102,7 +102,7 @@ def scale_run(run, absmax):
         for i in range(run.size):
             run[i] = lowered(run[i], LOWER)
     # IEEE division gives the bits of recip_rn here (tests sweep all absmax), and the chip does it in one instruction.
-    inverse = np.float32(1) / as_float(absmax)
+    inverse = (np.float32(1) / as_float(absmax)) * steps
     y = run.view(np.float32)
     for i in range(y.size):
         y[i] = y[i] * inverse

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 
@@ -97,8 +97,7 @@ def _decide(
     """The policy's decision, where the parameter is a weight that can be replaced."""
     parameter = module._parameters[name]
     if parameter is None:
-        assert isinstance(module, QuantizedLinear)
-        return Decision(None, f"quantised already, with {module.codec!r}")
+        return Decision(None, f"quantised already, with {cast(QuantizedLinear, module).codec!r}")  # see _names
     spec = arrays.spec(parameter)
     decision = policy.decide(full, spec.dtype, spec.known_shape)
     if decision.codec is None:
@@ -147,8 +146,7 @@ def _holds(module: nn.Module, codec: Codec) -> bool:
 def _quantised(module: nn.Module, codec: Codec) -> QuantizedLinear:
     """The module itself with an encoded weight, where it can hold it, or one for its place."""
     if isinstance(module, QuantizedLinear) and _holds(module, codec):
-        assert module.weight is not None
-        module.set_encoded(ac.encode(module.weight.detach(), codec))
+        module.set_encoded(ac.encode(cast(nn.Parameter, module.weight).detach(), codec))
         return module
     linear: Any = module  # what from_float reads of an nn.Linear, ours have too
     own: dict[str, Any] = {"compute_dtype": getattr(module, "compute_dtype", None)}
