@@ -230,7 +230,7 @@ def reference() -> dict[str, Call]:
 
     def scaled(arguments: list[str]) -> list[str]:
         run, absmax = np.split(uint32(arguments), [-1])
-        scales.scale_run(run, absmax[0])
+        scales.scale_run(run, absmax[0], np.float32(1))
         return words(run)
 
     def div_rn(arguments: list[str]) -> list[str]:
