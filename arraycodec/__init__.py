@@ -22,13 +22,16 @@ if TYPE_CHECKING:
     from arraycodec.checkpoints.decompress import decompress
     from arraycodec.checkpoints.diff import diff
     from arraycodec.checkpoints.info import info
+    from arraycodec.checkpoints.stream import StreamingLoader
     from arraycodec.checkpoints.verify import verify
     from arraycodec.codecs.codebook import Codebook
     from arraycodec.codecs.linear import Linear
     from arraycodec.codecs.llm_int8 import LLMInt8
+    from arraycodec.codecs.lossless import Lossless
     from arraycodec.codecs.microscaling import Microscaling
     from arraycodec.codecs.minifloat import Minifloat
     from arraycodec.codecs.nvfp4 import NVFP4
+    from arraycodec.codecs.tied import Tied
     from arraycodec.containers.frame import from_bytes, to_bytes
     from arraycodec.containers.reader import load_file, open_file
     from arraycodec.containers.writer import save_file
@@ -58,9 +61,10 @@ _HOME = {
     "shared_global_scale": "calibration",
     "cast": "casts", "uncast": "casts",
     "compress": "checkpoints.compress", "decompress": "checkpoints.decompress", "diff": "checkpoints.diff",
-    "info": "checkpoints.info", "verify": "checkpoints.verify",
+    "info": "checkpoints.info", "StreamingLoader": "checkpoints.stream", "verify": "checkpoints.verify",
     "Codebook": "codecs.codebook", "Linear": "codecs.linear", "LLMInt8": "codecs.llm_int8",
-    "Microscaling": "codecs.microscaling", "Minifloat": "codecs.minifloat", "NVFP4": "codecs.nvfp4",
+    "Lossless": "codecs.lossless", "Microscaling": "codecs.microscaling", "Minifloat": "codecs.minifloat", "NVFP4": "codecs.nvfp4",
+    "Tied": "codecs.tied",
     "from_bytes": "containers.frame", "to_bytes": "containers.frame",
     "load_file": "containers.reader", "open_file": "containers.reader", "save_file": "containers.writer",
     "ArgumentError": "errors", "ArrayCodecError": "errors", "CorruptError": "errors", "FormatError": "errors",

@@ -130,11 +130,15 @@ def check_finite(encoded: Encoded) -> None:
     """Raise NonFiniteError where a scale is NaN: its block held NaN or infinity when it was encoded."""
     codec, planes, spec = encoded.codec, encoded.planes, encoded.spec
     if isinstance(codec, Then):
-        outer = codec.outer.planes(spec)
+        outer, marked = codec.outer.planes(spec), _scales(codec.outer)
         own = {name: plane for name, plane in planes.items() if name in outer}
-        check_finite(Encoded(codec.outer, spec, own))
         for plane, part in codec.parts:
-            check_finite(Encoded(part, outer[plane], part_of(planes, plane)))
+            inner = part_of(planes, plane)
+            if plane in marked and part.lossless:  # its NaN is still there, one decoding away
+                own[plane] = part.decode({name: to_numpy(p) for name, p in inner.items()}, outer[plane])
+            else:
+                check_finite(Encoded(part, outer[plane], inner))
+        check_finite(Encoded(codec.outer, spec, own))
     elif codec.scale in planes:
         marked = codec.marked(to_numpy(planes[codec.scale]))
         if marked.any():
@@ -143,6 +147,15 @@ def check_finite(encoded: Encoded) -> None:
                 f"blocks, first at block {int(np.flatnonzero(marked)[0])}, or numbers too large for a scale of its "
                 f"dtype; check=False stores such blocks as NaN"
             )
+
+
+def _scales(codec: Codec) -> set[str]:
+    """The planes in which a codec and its parts mark blocks that are not finite."""
+    if not isinstance(codec, Then):
+        return {codec.scale} if codec.scale else set()
+    parts = dict(codec.parts)
+    own = {name for name in _scales(codec.outer) if name not in parts}
+    return own | {f"{plane}.{name}" for plane, part in codec.parts for name in _scales(part)}
 
 
 def to_numpy(x: Any) -> np.ndarray:

@@ -17,12 +17,17 @@ from arraycodec.base import Codec, Then
 from arraycodec.codecs.codebook import Codebook
 from arraycodec.codecs.linear import Linear
 from arraycodec.codecs.llm_int8 import LLMInt8
+from arraycodec.codecs.lossless import Lossless
 from arraycodec.codecs.microscaling import Microscaling
 from arraycodec.codecs.minifloat import Minifloat
 from arraycodec.codecs.nvfp4 import NVFP4
+from arraycodec.codecs.tied import Tied
 from arraycodec.errors import ArgumentError, FormatError, UnknownCodecError, UnsupportedByBackend, VersionError
+from arraycodec.spec import ArraySpec
 
-CODECS: dict[str, type[Codec]] = {cls.name: cls for cls in (Codebook, Linear, LLMInt8, Minifloat, Microscaling, NVFP4)}
+CODECS: dict[str, type[Codec]] = {
+    cls.name: cls for cls in (Codebook, Linear, LLMInt8, Minifloat, Microscaling, NVFP4, Lossless, Tied)
+}
 
 _NESTED = Codebook("dynamic", block_size=256, offset=True)  # bitsandbytes' statistics of statistics
 SCHEMES: dict[str, Codec] = {
@@ -60,6 +65,8 @@ SCHEMES: dict[str, Codec] = {
 def codec(name: str | Codec, **params: Any) -> Codec:
     """The codec of a scheme's name or of a codec's name; `params` replace its parameters.
 
+    `"X+lossless"` is scheme X with its planes coded by the lossless scheme after the `+` (see `losslessly`).
+
     >>> codec("nf4", block_size=128)
     Codebook(table='nf4', block_size=128, flavour=None, offset=False)
     """
@@ -69,10 +76,50 @@ def codec(name: str | Codec, **params: Any) -> Codec:
         raise ArgumentError(f"codec: must be a scheme's name or a Codec, got {name!r}")
     elif name in SCHEMES:
         found = SCHEMES[name]
+    elif "+" in name:
+        found = _composed(name)
     else:
         cls = _codec_class(name, SCHEMES)
         return _made(cls, cls, params)
     return _replace(found, params) if params else found
+
+
+TYPICAL = (4096, 4096)  # a matrix by whose planes it is decided which of them are worth a coder of their own
+MIN_PLANE = 4096  # bytes of a plane of that matrix, below which a coder's own planes weigh more than they save
+
+
+def losslessly(outer: Codec, part: Codec) -> Then:
+    """`outer` with the planes that grow with the array (codes, scales) coded by a lossless codec.
+
+    Not those of a length that depends on the data, nor those that a large matrix has few bytes of (tables, a global
+    scale). ArgumentError where `outer` is lossless itself or has no such plane.
+    """
+    if outer.lossless or not part.lossless:
+        told = f"{outer} is lossless itself" if outer.lossless else f"{part} is not lossless"
+        raise ArgumentError(f"codec: a lossless codec is for the planes of a lossy one, and {told}")
+    innermost = outer
+    while isinstance(innermost, Then):
+        innermost = innermost.outer
+    planes = outer.planes(ArraySpec(TYPICAL, innermost.dtypes[0]))
+    large = {name: plane for name, plane in planes.items() if plane.fixed and plane.nbytes >= MIN_PLANE}
+    return Then(outer, tuple((name, part) for name, plane in large.items() if _takes(part, plane)))
+
+
+def _takes(part: Codec, plane: ArraySpec) -> bool:
+    try:
+        part.supports(plane)
+    except ArgumentError:
+        return False
+    return True
+
+
+def _composed(name: str) -> Codec:
+    outer, _, part = name.rpartition("+")
+    lossless = [scheme for scheme, value in SCHEMES.items() if value.lossless]
+    if part not in lossless:
+        close = f", closest are {', '.join(found)}" if (found := _closest(part.lower(), lossless)) else ""
+        raise UnknownCodecError(f"codec: {part!r} of {name!r} is not a lossless scheme{close}")
+    return losslessly(codec(outer), SCHEMES[part])
 
 
 def from_json(data: Any) -> Codec:

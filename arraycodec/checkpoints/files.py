@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import errno
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from threading import Event
 
 from arraycodec.checkpoints.pipeline import Done
+from arraycodec.checkpoints.scheme import LABELS
 from arraycodec.checkpoints.tree import Tree
 from arraycodec.containers.atomic import AtomicFile
+from arraycodec.containers.shards import SUFFIX
 from arraycodec.errors import ArgumentError
 from arraycodec.registry import SCHEMES
 
@@ -50,14 +55,43 @@ def copy(src: Path, dst: Path, overwrite: bool) -> None:
             target.write(piece)
 
 
-def sha256(path: Path, done: Done) -> str:
+def sha256(path: Path, done: Done, stop: Event | None = None) -> str:
     """The hash of a whole file, by which anyone can prove later that a file is the original."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
-        while piece := file.read(PIECE):
+        while (piece := file.read(PIECE)) and not (stop and stop.is_set()):
             digest.update(piece)
             done.add(len(piece), "sha256")
     return digest.hexdigest()
+
+
+class Hashing:
+    """The sha256 of files, found while other work goes on; as a context manager it stops where that work fails.
+
+    background  False: the files are hashed at once, by the caller's own thread.
+    """
+
+    def __init__(self, paths: Iterable[Path], done: Done, background: bool) -> None:
+        self._stop = Event()
+        self._pool = ThreadPoolExecutor(1, "arraycodec-sha256") if background else None
+        self._found: list[Callable[[], str]] = []
+        for path in paths:
+            if self._pool:
+                self._found.append(self._pool.submit(sha256, path, done, self._stop).result)
+            else:
+                self._found.append(partial(str, sha256(path, done)))
+
+    def result(self) -> list[str]:
+        """The hashes, once they are there, in the order of the paths."""
+        return [found() for found in self._found]
+
+    def __enter__(self) -> Hashing:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._stop.set()
+        if self._pool:
+            self._pool.shutdown(wait=True, cancel_futures=True)
 
 
 def default_target(src: Path, suffix: str) -> Path:
@@ -66,12 +100,11 @@ def default_target(src: Path, suffix: str) -> Path:
     >>> default_target(Path("model.nf4.safetensors"), "decompressed").name
     'model.decompressed.safetensors'
     """
-    if src.is_dir():
-        src = src.resolve()
-        stem, mark, last = src.name.rpartition("-")
-        return src.parent / f"{stem if mark and last in SCHEMES else src.name}-{suffix}"
-    stem, mark, last = src.name.removesuffix(".safetensors").rpartition(".")
-    return (
-        src.parent
-        / f"{stem if mark and last in SCHEMES else src.name.removesuffix('.safetensors')}.{suffix}.safetensors"
-    )
+    mark = "-" if src.is_dir() else "."
+    name = src.resolve().name if src.is_dir() else src.name.removesuffix(SUFFIX)
+    for ending in sorted({*SCHEMES, *LABELS}, key=len, reverse=True):  # of a compressed checkpoint: what it is called
+        stem, found, rest = name.rpartition(f"{mark}{ending}")
+        if found and stem and (not rest or rest.startswith("+")):
+            name = stem
+            break
+    return (src.resolve() if src.is_dir() else src).parent / f"{name}{mark}{suffix}{'' if src.is_dir() else SUFFIX}"

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from threading import Lock
 from typing import TypeVar
 
 from arraycodec.errors import ArgumentError
@@ -61,13 +62,15 @@ def using(jobs: int | None) -> Iterator[int]:
 
 
 class Done:
-    """Counts bytes for a `Progress` callback."""
+    """Counts bytes for a `Progress` callback, which is called by one thread at a time."""
 
     def __init__(self, total: int, progress: Progress | None) -> None:
         self.total, self.progress, self.bytes = total, progress, 0
+        self._lock = Lock()
 
     def add(self, nbytes: int, what: str) -> None:
         """So many bytes more are done, of the tensor `what`."""
-        self.bytes += nbytes
-        if self.progress:
-            self.progress(min(self.bytes, self.total), self.total, what)
+        with self._lock:
+            self.bytes += nbytes
+            if self.progress:
+                self.progress(min(self.bytes, self.total), self.total, what)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from arraycodec import registry
-from arraycodec.base import Codec
+from arraycodec.base import Codec, Then
 
 
 @dataclass(frozen=True)
@@ -106,8 +106,18 @@ def total(sizes: list[int | None]) -> int | None:
 def codec_label(codec: Codec | None) -> str | None:
     """The name of the scheme with this codec, or the codec's repr where no scheme has it.
 
-    >>> from arraycodec import Codebook
-    >>> codec_label(Codebook("nf4"))
-    'nf4'
+    A scheme with some of its planes coded losslessly is called as the one with all of them; of a tied tensor and of a
+    delta the codec's name says it all.
+
+    >>> from arraycodec import Codebook, Tied
+    >>> codec_label(Codebook("nf4")), codec_label(Tied("embed.weight"))
+    ('nf4', 'tied')
     """
-    return next((name for name, value in registry.SCHEMES.items() if value == codec), codec and repr(codec))
+    schemes = {value: name for name, value in reversed(registry.SCHEMES.items())}  # of two names the first
+    if codec is None or codec in schemes:
+        return schemes.get(codec) if codec else None
+    if isinstance(codec, Then):
+        parts = {part for _, part in codec.parts}
+        if len(parts) == 1 and (part := parts.pop()).lossless and part in schemes:
+            return f"{codec_label(codec.outer)}+{schemes[part]}"
+    return codec.name if codec.inputs else repr(codec)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from arraycodec.containers.checks import shown
 from arraycodec.containers.reader import Container, LazyTensor, open_file
@@ -78,13 +79,16 @@ def label(file: str, name: str) -> str:
 
 
 @contextmanager
-def opened(tree: Tree) -> Iterator[dict[str, Container]]:
-    """All files of a tree, by name; their headers are read and checked, and that shards are as their index says."""
+def opened(tree: Tree, base: Callable[[str], Mapping[str, Any]] | None = None) -> Iterator[dict[str, Container]]:
+    """All files of a tree, by name; their headers are read and checked, and that shards are as their index says.
+
+    base  the tensors that deltas of a file are to, by the file's name.
+    """
     with ExitStack() as stack:
         files: dict[str, Container] = {}
         for name in tree.weights:
             with located(tree.path(name)):
-                files[name] = stack.enter_context(open_file(tree.path(name)))
+                files[name] = stack.enter_context(open_file(tree.path(name), base=base and base(name)))
         for name in tree.indexes:
             index = read_index(tree.path(name))
             for shard in index.files():

@@ -11,10 +11,12 @@ import numpy as np
 
 from arraycodec import api, registry
 from arraycodec.base import Codec, Encoded, Given
+from arraycodec.codecs.tied import Tied
 from arraycodec.containers import checks, checksums, safetensors
 from arraycodec.containers.frame import FrameReader
 from arraycodec.containers.manifest import Entry
-from arraycodec.errors import ArgumentError, CorruptError
+from arraycodec.containers.references import References
+from arraycodec.errors import ArgumentError, CorruptError, UnsupportedByBackend
 from arraycodec.primitives import memory
 from arraycodec.spec import ArraySpec, spec_of
 
@@ -35,7 +37,8 @@ class LazyTensor:
     """A tensor in a file, read when it is used.
 
     name, spec (of the decoded array; a sub-byte dtype such as float4_e2m1fn is logical, its data packed uint8),
-    shape, dtype, codec (None where stored plain), nbytes (stored bytes), path (of the file that holds it).
+    shape, dtype, codec (None where stored plain), nbytes (stored bytes), path (of the file that holds it), where (what
+    errors call it). A tensor that is tied to another one is read from there.
 
     >>> import numpy as np, tempfile, arraycodec as ac
     >>> path = tempfile.mkdtemp() + "/m.safetensors"
@@ -47,15 +50,20 @@ class LazyTensor:
     """
 
     def __init__(
-        self, file: safetensors.SafetensorsFile, tensor: safetensors.Tensor, entry: Entry | None, how: Reading
+        self,
+        file: safetensors.SafetensorsFile,
+        tensor: safetensors.Tensor,
+        entry: Entry | None,
+        how: Reading,
+        references: References,
     ) -> None:
         self.name = tensor.name
         self.path = file.path
         self.nbytes = tensor.stop - tensor.start
         self.spec = entry.spec if entry else tensor.spec
-        self._file, self._tensor, self._entry, self._how = file, tensor, entry, how
+        self._file, self._tensor, self._entry, self._how, self._references = file, tensor, entry, how, references
         self._start = file.header.data_start + tensor.start
-        self._where = f"{file.path}: tensor {checks.shown(tensor.name)}"
+        self.where = f"{file.path}: tensor {checks.shown(tensor.name)}"
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -72,36 +80,61 @@ class LazyTensor:
         """The codec, or None for a plain tensor; VersionError where it is not known here."""
         if self._entry is None or self._entry.codec is None:
             return None
-        with checks.from_file(self._where, (ArgumentError,)):
+        with checks.from_file(self.where, (ArgumentError,)):
             return registry.from_json(self._entry.codec)
 
+    @property
+    def needs_base(self) -> bool:
+        """Whether it is the difference to an array that another checkpoint holds."""
+        return self.codec is not None and "base" in self.codec.inputs and not isinstance(self.codec, Tied)
+
     def encoded(self) -> Encoded:
-        """The Encoded with planes of the container's framework; ArgumentError for a plain tensor."""
-        encoded = self._frame.encoded()
-        planes = {name: self._placed(plane) for name, plane in encoded.planes.items()}
-        return Encoded(encoded.codec, encoded.spec, planes)
+        """The Encoded with planes of the container's framework, for a tied tensor that of the other one.
+
+        ArgumentError for a plain tensor.
+        """
+        if isinstance(self.codec, Tied):
+            return self._trusted_target.encoded()
+        return self._moved(self._frame.encoded())
 
     def decode(self, out: Any = None, *, given: Given | None = None) -> Any:
         """The decoded (or plain) array in the container's framework, on its device.
 
         out    an array to fill and return, as for `arraycodec.decode`; of a plain tensor NumPy or torch.
-        given  the extra inputs that the codec declares.
+        given  the extra inputs that the codec declares; `base` is found by itself where the container has it.
         """
         if self.codec is None:
             value = self._plain()
             return self._placed(value) if out is None else self._copied(value, out)
+        if isinstance(self.codec, Tied) and not given:
+            if out is None:
+                return self._placed(self._numpy())
+            self._check_tie(api.to_numpy(self._target.decode(out)))
+            return out
         self._frame.check_decoded()
-        encoded = self.encoded()
-        with checks.from_file(self._where):
-            return api.decode(encoded, out=out, given=given)
+        encoded = self._frame.encoded()
+        try:
+            return self._decoded(self._moved(encoded), self._inputs(given), out)
+        except UnsupportedByBackend:  # this device has no decoder of the codec: decode on the host, and place the array
+            if out is not None:
+                raise
+        return self._placed(self._decoded(encoded, self._inputs(given, host=True)))
+
+    def stored(self) -> Any:
+        """The Encoded, or the array of a tensor that is stored plain."""
+        found = self._target if isinstance(self.codec, Tied) else self
+        return self.decode() if found.codec is None else self.encoded()
 
     def verify(self) -> int:
         """Read and check every stored byte (hashes, padding, the codec's rules) without decoding; the bytes checked.
 
-        That is 0 for a tensor of a plain safetensors file, which has no hashes; its bytes are read all the same.
+        That is 0 for a tensor of a plain safetensors file, which has no hashes; its bytes are read all the same. A tie
+        is followed and compared.
         """
         if self.codec is not None:
             self._open_frame(verify=True).encoded()
+            if isinstance(self.codec, Tied) and not self._target.needs_base:
+                self._check_tie(self._target._numpy())
             return self.nbytes
         region = self._region(verify=True)
         for at in range(0, self.nbytes, PIECE):
@@ -116,28 +149,28 @@ class LazyTensor:
             return self._result(self._numpy()[rows])
         shape = checks.in_memory(self.spec).known_shape
         if not shape or len(shape) != len(self.shape) or shape[0] != self.shape[0]:  # packed rows are not whole bytes
-            raise ArgumentError(f"{self._where}: {checks.spec_text(self.spec)} has no rows to select, got {rows!r}")
+            raise ArgumentError(f"{self.where}: {checks.spec_text(self.spec)} has no rows to select, got {rows!r}")
         if isinstance(first, slice):
             start, stop, step = first.indices(shape[0])
             if step != 1:
-                raise ArgumentError(f"{self._where}: a slice must have step 1, got {first}")
+                raise ArgumentError(f"{self.where}: a slice must have step 1, got {first}")
             return self._result(self._rows(start, max(start, stop), shape)[:, *rest])
         row = _index(first)
         if row is None:
-            raise ArgumentError(f"{self._where}: rows must be an int or a slice, got {first!r}")
+            raise ArgumentError(f"{self.where}: rows must be an int or a slice, got {first!r}")
         if not -shape[0] <= row < shape[0]:
-            raise IndexError(f"{self._where}: row {row} of {shape[0]}")  # what ends Python's iteration over rows
+            raise IndexError(f"{self.where}: row {row} of {shape[0]}")  # what ends Python's iteration over rows
         row %= shape[0]
         return self._result(self._rows(row, row + 1, shape)[0, *rest])
 
     def __len__(self) -> int:
         if not self.shape:
-            raise TypeError(f"{self._where}: an array without axes has no length")
+            raise TypeError(f"{self.where}: an array without axes has no length")
         return self.shape[0]
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         if copy is False:
-            raise ValueError(f"{self._where}: reading from a file always makes a copy")
+            raise ValueError(f"{self.where}: reading from a file always makes a copy")
         value = self._numpy()
         return value if dtype is None else value.astype(dtype)
 
@@ -152,33 +185,33 @@ class LazyTensor:
     def _open_frame(self, verify: bool) -> FrameReader:
         """The frame, in agreement with what the manifest says of it."""
         if self._entry is None or self.codec is None:
-            raise ArgumentError(f"{self._where}: is stored plain, there is no Encoded")
+            raise ArgumentError(f"{self.where}: is stored plain, there is no Encoded")
         frame = FrameReader(
             lambda offset, nbytes: self._file.read(self._start + offset, nbytes),
             self.nbytes,
             verify=verify,
             max_bytes=self._how.max_bytes,
-            where=self._where,
+            where=self.where,
         )
         got = ArraySpec(frame.shape, frame.spec.dtype)
         if frame.codec != self.codec or got != self.spec:
             raise CorruptError(
-                f"{self._where}: the manifest says {self.codec} of {checks.spec_text(self.spec)}, "
+                f"{self.where}: the manifest says {self.codec} of {checks.spec_text(self.spec)}, "
                 f"the frame {frame.codec} of {checks.spec_text(got)}"
             )
         if verify and f"{frame.digest:016x}" != self._entry.digest:
-            raise CorruptError(f"{self._where}: the frame is not the one that the manifest knows by its hash")
+            raise CorruptError(f"{self.where}: the frame is not the one that the manifest knows by its hash")
         return frame
 
     def _region(self, verify: bool) -> checksums.Region:
         digests = None
         if verify and self._entry:
-            digests = checksums.from_hex(self._entry.digest, checksums.count(self.nbytes), self._where)
-        return checksums.Region(self._file.read, self._start, self.nbytes, digests, self._where)
+            digests = checksums.from_hex(self._entry.digest, checksums.count(self.nbytes), self.where)
+        return checksums.Region(self._file.read, self._start, self.nbytes, digests, self.where)
 
     def _plain(self) -> np.ndarray:
         """The plain array, of the spec it has in memory."""
-        checks.within(self.nbytes, self._how.max_bytes, self._where)
+        checks.within(self.nbytes, self._how.max_bytes, self.where)
         data = self._region(self._how.verify).bytes(0, self.nbytes)
         return safetensors.as_array(data, checks.in_memory(self.spec))
 
@@ -186,19 +219,67 @@ class LazyTensor:
         """The decoded array, in NumPy whatever the container's framework is."""
         if self.codec is None:
             return self._plain()
+        if isinstance(self.codec, Tied):
+            value = self._target._numpy()
+            self._check_tie(value)
+            return value
         self._frame.check_decoded()
-        encoded = self._frame.encoded()
-        with checks.from_file(self._where):
-            return api.decode(encoded)
+        return self._decoded(self._frame.encoded(), self._inputs(None, host=True))
+
+    def _decoded(self, encoded: Encoded, given: Given, out: Any = None) -> Any:
+        with checks.from_file(self.where):
+            return api.decode(encoded, out=out, given=given)
+
+    def _inputs(self, given: Given | None, *, host: bool = False) -> Given:
+        """`given` with the base that the codec declares; arrays of the container's framework, or on the host."""
+        given = dict(given or {})
+        if self.codec is not None and "base" in self.codec.inputs and "base" not in given:
+            found = self._references.base(self)
+            if isinstance(found, LazyTensor):
+                found = found._numpy() if host else found.decode()
+            own = registry.framework(self._how.framework)
+            given["base"] = found if registry.backend(type(found)) is own else self._placed(api.to_numpy(found))
+        return {name: api.to_numpy(value) for name, value in given.items()} if host else given
+
+    @cached_property
+    def _target(self) -> LazyTensor:
+        """The tensor that this one is tied to."""
+        return self._references.target(self)
+
+    @cached_property
+    def _trusted_target(self) -> LazyTensor:
+        """The same, for those who read a part of it and so cannot compare its hash.
+
+        Within a file the header's hash vouches for both; another file may be of another version, and is compared once.
+        """
+        target = self._target
+        if target.path != self.path and self._how.verify:
+            self._check_tie(target._numpy())
+        return target
+
+    def _check_tie(self, value: np.ndarray) -> None:
+        """Raise where the array of the target is not the one that was tied to."""
+        if isinstance(codec := self.codec, Tied):
+            with checks.from_file(self.where):
+                codec.check_base(self._frame.encoded().planes, self.spec, value)
 
     def _rows(self, start: int, stop: int, shape: tuple[int, ...]) -> np.ndarray:
         spec = ArraySpec((stop - start, *shape[1:]), checks.in_memory(self.spec).dtype)
         row = ArraySpec(shape[1:], spec.dtype)
+        if isinstance(self.codec, Tied):
+            return self._trusted_target._rows(start, stop, shape)
+        if self.needs_base:
+            return self._numpy()[start:stop]
         if self.codec is not None:
             return self._frame.elements(start * row.size, stop * row.size).reshape(spec.known_shape)
-        checks.within(spec.nbytes, self._how.max_bytes, self._where)
+        checks.within(spec.nbytes, self._how.max_bytes, self.where)
         data = self._region(self._how.verify).bytes(start * row.nbytes, stop * row.nbytes)
         return safetensors.as_array(data, spec)
+
+    def _moved(self, encoded: Encoded) -> Encoded:
+        """The same with planes of the container's framework, on its device."""
+        planes = {name: self._placed(plane) for name, plane in encoded.planes.items()}
+        return Encoded(encoded.codec, encoded.spec, planes)
 
     def _placed(self, value: np.ndarray) -> Any:
         return registry.framework(self._how.framework).from_numpy(value, self._how.device)
@@ -215,7 +296,7 @@ class LazyTensor:
         backend = registry.backend(type(out))
         if not hasattr(out, "copy_") or backend.spec(out) != spec_of(value):
             raise ArgumentError(
-                f"{self._where}: out must be a writable NumPy array or torch tensor {checks.spec_text(spec_of(value))}"
+                f"{self.where}: out must be a writable NumPy array or torch tensor {checks.spec_text(spec_of(value))}"
             )
         out.copy_(backend.from_numpy(value, None))
         return out

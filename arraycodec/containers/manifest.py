@@ -27,6 +27,11 @@ OPENING = b'{"__metadata__":{"arraycodec":"{\\"hash\\":\\"'
 HASH = slice(8 + len(OPENING), 8 + len(OPENING) + 16)  # where the hash stands in the file
 
 
+def _check_sha256(digest: object, where: str) -> None:
+    if not (isinstance(digest, str) and re.fullmatch("[0-9a-f]{64}", digest)):
+        raise ArgumentError(f"{where}: sha256 must be 64 lower-case hex digits, got {checks.shown(digest)}")
+
+
 @dataclass(frozen=True)
 class Source:
     """What gives back the file a container was made from: its header's JSON bytes, and the sha256 of the whole file.
@@ -38,8 +43,19 @@ class Source:
     sha256: str  # 64 lower-case hex digits
 
     def __post_init__(self) -> None:
-        if not (isinstance(self.sha256, str) and re.fullmatch("[0-9a-f]{64}", self.sha256)):
-            raise ArgumentError(f"source: sha256 must be 64 lower-case hex digits, got {checks.shown(self.sha256)}")
+        _check_sha256(self.sha256, "source")
+
+
+@dataclass(frozen=True)
+class Base:
+    """The checkpoint that deltas are to, for people and error messages: each delta knows its own array by a hash."""
+
+    name: str  # of the file or folder, without its path
+    files: dict[str, str]  # file -> sha256 of the whole plain file, 64 lower-case hex digits
+
+    def __post_init__(self) -> None:
+        for digest in self.files.values():
+            _check_sha256(digest, "base")
 
 
 @dataclass(frozen=True)
@@ -69,11 +85,14 @@ class Manifest:
 
     entries: dict[str, Entry]
     source: Source | None
+    base: Base | None = None
 
 
 def pack(manifest: Manifest, metadata: Mapping[str, str], length: int = 0) -> bytes:
     """Every byte before the data, the hash filled in; the header's JSON is padded to `length` bytes at least."""
     data: dict[str, Any] = {"hash": "0" * 16}
+    if manifest.base:
+        data["base"] = {"name": manifest.base.name, "sha256": manifest.base.files}
     if manifest.source:
         header = base64.b64encode(manifest.source.header).decode()
         data["source"] = {"header": header, "sha256": manifest.source.sha256}
@@ -85,6 +104,12 @@ def pack(manifest: Manifest, metadata: Mapping[str, str], length: int = 0) -> by
     head = bytearray(struct.pack("<Q", len(raw)) + raw)
     head[HASH] = f"{checksums.digest(head):016x}".encode()
     return bytes(head)
+
+
+def entry_size(entry: Entry) -> int:
+    """The bytes that an entry takes in the manifest (a string in JSON, so JSON once more) and in the header."""
+    own = strict_json.dumps(strict_json.dumps({entry.name: _entry_json(entry)}).decode())
+    return len(own) + len(safetensors.header_json({entry.name: entry.stored}, {}))
 
 
 def _entry_json(entry: Entry) -> dict[str, Any]:
@@ -114,7 +139,8 @@ def unpack(header: safetensors.Header, where: str, verify: bool = True) -> Manif
     for name, entry in checks.member(data, "tensors", dict, where).items():
         entries[name] = _entry(name, entry, f"{where}: tensor {checks.shown(name)}")
     _compare(header, entries, where)
-    return Manifest(entries, _source(data["source"], where) if "source" in data else None)
+    source = _source(data["source"], where) if "source" in data else None
+    return Manifest(entries, source, _base(data["base"], where) if "base" in data else None)
 
 
 def _without_key(text: bytes) -> tuple[bytes, bytes]:
@@ -175,3 +201,11 @@ def _source(data: Any, where: str) -> Source:
         raise FormatError(f"{where}: header must be base64: {error}") from None
     with checks.from_file(where, (ArgumentError,)):
         return Source(header, checks.member(data, "sha256", str, where))
+
+
+def _base(data: Any, where: str) -> Base:
+    where = f"{where}: base"
+    if not isinstance(data, dict):
+        raise FormatError(f"{where}: must be a JSON object, got {checks.shown(data)}")
+    with checks.from_file(where, (ArgumentError,)):
+        return Base(checks.member(data, "name", str, where), checks.member(data, "sha256", dict, where))

@@ -1,0 +1,65 @@
+"""The checkpoint that deltas are to: its tensors by the names that the other checkpoint has, and what it is known by."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from arraycodec.checkpoints.tree import Tree, label, opened, scan, tensors
+from arraycodec.containers.manifest import Base
+from arraycodec.containers.reader import Container, LazyTensor
+from arraycodec.spec import ArraySpec
+
+
+@dataclass(frozen=True)
+class BaseTensors(Mapping[str, LazyTensor]):
+    """The tensors of a base by their labels; with `of` by the names that a file of the other checkpoint has."""
+
+    tree: Tree
+    files: Mapping[str, Container]
+    found: Mapping[str, LazyTensor]
+    file: str = ""
+
+    def of(self, file: str) -> BaseTensors:
+        """The same for a file in a subfolder, whose names stand there without the folder's."""
+        return BaseTensors(self.tree, self.files, self.found, file)
+
+    def alike(self, name: str, spec: ArraySpec) -> str | None:
+        """Why a tensor is no delta: what the base has instead; None where it has one of this shape and dtype."""
+        if name not in self:
+            return "not in the base"
+        other = self[name].spec
+        return None if other == spec else f"{other.dtype}{list(other.shape)} in the base"
+
+    def unhashed(self) -> list[tuple[str, Path]]:
+        """The files whose sha256 is not known from their manifests."""
+        return [(name, self.tree.path(name)) for name, container in self.files.items() if container.source is None]
+
+    def record(self, hashes: list[str] | None) -> Base:
+        """What a manifest keeps of it; `hashes` are those of `unhashed`, None stands for what is not known yet."""
+        missing = iter(hashes or ["0" * 64] * len(self.files))
+        files = {name: c.source.sha256 if c.source else next(missing) for name, c in self.files.items()}
+        return Base(self.tree.where.resolve().name, files)
+
+    def __getitem__(self, name: str) -> LazyTensor:
+        return self.found[label(self.file, name)]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.found)
+
+    def __len__(self) -> int:
+        return len(self.found)
+
+
+@contextmanager
+def opened_base(path: str | os.PathLike[str] | None) -> Iterator[BaseTensors | None]:
+    """The base at this path, a file or folder, plain or compressed; None where none is given."""
+    if path is None:
+        yield None
+        return
+    tree = scan(path)
+    with opened(tree) as files:
+        yield BaseTensors(tree, files, {name: tensor for name, (_, tensor) in tensors(files).items()})

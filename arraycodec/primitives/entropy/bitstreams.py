@@ -1,0 +1,235 @@
+"""Coding and decoding of streams of symbols, one stream or four at a time; four hide each other's latencies.
+
+A stream is little-endian: its first bit is the lowest of its first byte. Decoders take 64 bits at a time from wherever
+they are. The loops for four streams check nothing: they are for streams after which enough bytes follow, whatever the
+bits are. At the end of the data `one_*` look at every step where they read.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from arraycodec.primitives.jit import inlined, kernel
+from arraycodec.primitives.unaligned import load64, store32, store64
+
+
+@inlined
+def window(data, bit):
+    """At least 57 bits of the stream, from this one on."""
+    return load64(data, bit >> 3) >> np.uint64(bit & 7)
+
+
+@inlined
+def huffman_step(data, bit, at, table, mask, out):
+    """Up to 12 symbols by four look-ups."""
+    bits = window(data, bit)
+    entry = table[bits & mask]
+    store32(out, at, entry >> np.uint32(8))
+    at += np.int64((entry >> np.uint32(4)) & np.uint32(3))
+    used = np.uint64(entry & np.uint32(15))
+    bits >>= used
+    entry = table[bits & mask]
+    store32(out, at, entry >> np.uint32(8))
+    at += np.int64((entry >> np.uint32(4)) & np.uint32(3))
+    used_2 = np.uint64(entry & np.uint32(15))
+    bits >>= used_2
+    entry = table[bits & mask]
+    store32(out, at, entry >> np.uint32(8))
+    at += np.int64((entry >> np.uint32(4)) & np.uint32(3))
+    used_3 = np.uint64(entry & np.uint32(15))
+    bits >>= used_3
+    entry = table[bits & mask]
+    store32(out, at, entry >> np.uint32(8))
+    at += np.int64((entry >> np.uint32(4)) & np.uint32(3))
+    used_4 = np.uint64(entry & np.uint32(15))
+    return bit + np.int64(used + used_2 + used_3 + used_4), at
+
+
+@inlined
+def huffman_rest(data, bit, at, end, table, mask, lengths, out):
+    """The symbols that are left, one look-up at a time; the bit after them, -1 where the data end before."""
+    while at < end:
+        if (bit >> 3) > data.size - 8:
+            return -1
+        entry = table[window(data, bit) & mask]
+        count = min(np.int64((entry >> np.uint32(4)) & np.uint32(3)), end - at)
+        for _ in range(count):
+            entry >>= np.uint32(8)
+            out[at] = np.uint8(entry & np.uint32(255))
+            bit += np.int64(lengths[out[at]])
+            at += 1
+    return bit
+
+
+@kernel
+def huffman_one(data, bit, table, lengths, out):
+    """A stream of `out.size` symbols; the bit after it, -1 where the data end before."""
+    return huffman_rest(data, bit, 0, out.size, table, np.uint64(table.size - 1), lengths, out)
+
+
+@kernel
+def huffman_four(data, places, table_0, table_1, table_2, table_3, lengths, count, out):
+    """Four streams of `count` symbols into out[0..4 * count]; takes and leaves the bits where they start and end.
+
+    lengths  of the codes of each stream: four arrays
+    """
+    n, mask = np.int64(count), np.uint64(table_0.size - 1)
+    bit_0, bit_1, bit_2, bit_3 = places[0], places[1], places[2], places[3]
+    at_0, at_1, at_2, at_3 = np.int64(0), n, 2 * n, 3 * n
+    end_0, end_1, end_2, end_3 = n - 16, 2 * n - 16, 3 * n - 16, 4 * n - 16
+    while at_0 <= end_0 and at_1 <= end_1 and at_2 <= end_2 and at_3 <= end_3:
+        bit_0, at_0 = huffman_step(data, bit_0, at_0, table_0, mask, out)
+        bit_1, at_1 = huffman_step(data, bit_1, at_1, table_1, mask, out)
+        bit_2, at_2 = huffman_step(data, bit_2, at_2, table_2, mask, out)
+        bit_3, at_3 = huffman_step(data, bit_3, at_3, table_3, mask, out)
+    places[0] = huffman_rest(data, bit_0, at_0, n, table_0, mask, lengths[0], out)
+    places[1] = huffman_rest(data, bit_1, at_1, 2 * n, table_1, mask, lengths[1], out)
+    places[2] = huffman_rest(data, bit_2, at_2, 3 * n, table_2, mask, lengths[2], out)
+    places[3] = huffman_rest(data, bit_3, at_3, 4 * n, table_3, mask, lengths[3], out)
+
+
+@inlined
+def ans_step(data, bit, state, table, at, out):
+    """Four symbols."""
+    bits = window(data, bit)
+    one = np.uint64(1)
+    entry = table[state]
+    read = np.uint64(entry & np.uint32(15))
+    state = np.uint64(entry >> np.uint32(16)) + (bits & ((one << read) - one))
+    bits >>= read
+    symbols = (entry >> np.uint32(8)) & np.uint32(255)
+    entry = table[state]
+    read_2 = np.uint64(entry & np.uint32(15))
+    state = np.uint64(entry >> np.uint32(16)) + (bits & ((one << read_2) - one))
+    bits >>= read_2
+    symbols |= entry & np.uint32(0xFF00)
+    entry = table[state]
+    read_3 = np.uint64(entry & np.uint32(15))
+    state = np.uint64(entry >> np.uint32(16)) + (bits & ((one << read_3) - one))
+    bits >>= read_3
+    symbols |= (entry & np.uint32(0xFF00)) << np.uint32(8)
+    entry = table[state]
+    read_4 = np.uint64(entry & np.uint32(15))
+    state = np.uint64(entry >> np.uint32(16)) + (bits & ((one << read_4) - one))
+    symbols |= (entry & np.uint32(0xFF00)) << np.uint32(16)
+    store32(out, at, symbols)
+    return bit + np.int64(read + read_2 + read_3 + read_4), state
+
+
+@kernel
+def ans_one(data, bit, tables, labels, unit, out):
+    """A stream of `out.size` symbols, unit by unit with the tables of its labels; the bit after it.
+
+    -1 where the data end before, -2 where it does not end in state 0.
+    """
+    size, one = tables.shape[1], np.uint64(1)
+    if (bit >> 3) > data.size - 8:
+        return -1
+    state = window(data, bit) & np.uint64(size - 1)
+    bit += log2_of(size)
+    for first in range(0, out.size, unit):
+        table = tables[labels[first // unit]]
+        for at in range(first, min(first + unit, out.size)):
+            if (bit >> 3) > data.size - 8:
+                return -1
+            entry = table[state]
+            read = np.uint64(entry & np.uint32(15))
+            state = np.uint64(entry >> np.uint32(16)) + (window(data, bit) & ((one << read) - one))
+            bit += np.int64(read)
+            out[at] = np.uint8((entry >> np.uint32(8)) & np.uint32(255))
+    return bit if state == 0 else -2
+
+
+@kernel
+def ans_four(data, places, tables, labels_0, labels_1, labels_2, labels_3, unit, count, out):
+    """Four streams of `count` symbols into out[0..4 * count]; as `huffman_four`, with -2 where one ends wrongly.
+
+    unit  a multiple of 4 that divides `count`
+    """
+    n, mask, bits = np.int64(count), np.uint64(tables.shape[1] - 1), log2_of(tables.shape[1])
+    bit_0, bit_1, bit_2, bit_3 = places[0], places[1], places[2], places[3]
+    state_0, state_1 = window(data, bit_0) & mask, window(data, bit_1) & mask
+    state_2, state_3 = window(data, bit_2) & mask, window(data, bit_3) & mask
+    bit_0, bit_1, bit_2, bit_3 = bit_0 + bits, bit_1 + bits, bit_2 + bits, bit_3 + bits
+    for first in range(0, n, unit):
+        at = first // unit
+        table_0, table_1 = tables[labels_0[at]], tables[labels_1[at]]
+        table_2, table_3 = tables[labels_2[at]], tables[labels_3[at]]
+        for i in range(first, first + unit, 4):
+            bit_0, state_0 = ans_step(data, bit_0, state_0, table_0, i, out)
+            bit_1, state_1 = ans_step(data, bit_1, state_1, table_1, i + n, out)
+            bit_2, state_2 = ans_step(data, bit_2, state_2, table_2, i + 2 * n, out)
+            bit_3, state_3 = ans_step(data, bit_3, state_3, table_3, i + 3 * n, out)
+    zero = np.uint64(0)
+    places[0] = bit_0 if state_0 == zero else -2
+    places[1] = bit_1 if state_1 == zero else -2
+    places[2] = bit_2 if state_2 == zero else -2
+    places[3] = bit_3 if state_3 == zero else -2
+
+
+@inlined
+def log2_of(size):
+    """The exponent of a power of two."""
+    bits = np.int64(0)
+    while (1 << bits) < size:
+        bits += 1
+    return bits
+
+
+@inlined
+def put(out, at, bits, count):
+    """Write the whole bytes among `count` waiting bits; those that are left, their number, and the next byte."""
+    store64(out, at, bits)
+    whole = count >> np.uint64(3)
+    return bits >> (whole << np.uint64(3)), count & np.uint64(7), at + np.int64(whole)
+
+
+@kernel
+def huffman_write(symbols, codes, out, at):
+    """Write a stream from byte `at` on; the byte after it. 8 bytes beyond may be written too."""
+    bits, count, low = np.uint64(0), np.uint64(0), np.uint64(0xFFFFFFFF)
+    fours = symbols.size & ~3
+    for i in range(0, fours, 4):
+        a, b, c, d = codes[symbols[i]], codes[symbols[i + 1]], codes[symbols[i + 2]], codes[symbols[i + 3]]
+        bits |= (a & low) << count
+        count += a >> np.uint64(32)
+        bits |= (b & low) << count
+        count += b >> np.uint64(32)
+        bits |= (c & low) << count
+        count += c >> np.uint64(32)
+        bits |= (d & low) << count
+        count += d >> np.uint64(32)
+        bits, count, at = put(out, at, bits, count)
+    for i in range(fours, symbols.size):
+        a = codes[symbols[i]]
+        bits |= (a & low) << count
+        bits, count, at = put(out, at, bits, count + (a >> np.uint64(32)))
+    store64(out, at, bits)
+    return at + np.int64((count + np.uint64(7)) >> np.uint64(3))
+
+
+@kernel
+def ans_write(symbols, drops, firsts, states, labels, unit, pieces, out, at):
+    """Write a stream as `huffman_write` does.
+
+    drops, firsts, states  of every table
+    pieces                 room for a word for each symbol: what it emits, found from the last symbol to the first
+    """
+    size, one = np.uint32(states.shape[1]), np.uint32(1)
+    x = size
+    last = (symbols.size - 1) // unit
+    for k in range(last, -1, -1):
+        drop, first, to = drops[labels[k]], firsts[labels[k]], states[labels[k]]
+        for i in range(min((k + 1) * unit, symbols.size) - 1, k * unit - 1, -1):
+            symbol = symbols[i]
+            emit = (x + drop[symbol]) >> np.uint32(16)
+            pieces[i] = np.uint64(x & ((one << emit) - one)) | (np.uint64(emit) << np.uint64(32))
+            x = np.uint32(to[first[symbol] + np.int64(x >> emit)]) + size
+    bits, count, low = np.uint64(x - size), np.uint64(log2_of(states.shape[1])), np.uint64(0xFFFFFFFF)
+    bits, count, at = put(out, at, bits, count)
+    for i in range(symbols.size):
+        a = pieces[i]
+        bits |= (a & low) << count
+        bits, count, at = put(out, at, bits, count + (a >> np.uint64(32)))
+    store64(out, at, bits)
+    return at + np.int64((count + np.uint64(7)) >> np.uint64(3))
