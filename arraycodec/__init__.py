@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from arraycodec.checkpoints.stream import StreamingLoader
     from arraycodec.checkpoints.verify import verify
     from arraycodec.codecs.codebook import Codebook
+    from arraycodec.codecs.delta import Delta
     from arraycodec.codecs.linear import Linear
     from arraycodec.codecs.llm_int8 import LLMInt8
     from arraycodec.codecs.lossless import Lossless
@@ -62,7 +63,7 @@ _HOME = {
     "cast": "casts", "uncast": "casts",
     "compress": "checkpoints.compress", "decompress": "checkpoints.decompress", "diff": "checkpoints.diff",
     "info": "checkpoints.info", "StreamingLoader": "checkpoints.stream", "verify": "checkpoints.verify",
-    "Codebook": "codecs.codebook", "Linear": "codecs.linear", "LLMInt8": "codecs.llm_int8",
+    "Codebook": "codecs.codebook", "Delta": "codecs.delta", "Linear": "codecs.linear", "LLMInt8": "codecs.llm_int8",
     "Lossless": "codecs.lossless", "Microscaling": "codecs.microscaling", "Minifloat": "codecs.minifloat", "NVFP4": "codecs.nvfp4",
     "Tied": "codecs.tied",
     "from_bytes": "containers.frame", "to_bytes": "containers.frame",

@@ -79,7 +79,7 @@ def _decode(backend: Any, encoded: Encoded, out: Any, dtype: str | None, given: 
     if hasattr(backend, "decode_batch"):
         return backend.decode_batch(codec, encoded.planes, spec, given, batch)
     # The planes of each element lie one after another, whatever the axes are called.
-    flat = {n: p.reshape(-1, *p.shape[len(batch) :]) for n, p in encoded.planes.items()}
+    flat = {n: p.reshape(math.prod(batch), *p.shape[len(batch) :]) for n, p in encoded.planes.items()}
     one = (
         backend.decode(codec, {n: p[i] for n, p in flat.items()}, spec, given, None) for i in range(math.prod(batch))
     )

@@ -15,6 +15,7 @@ from typing import Any
 
 from arraycodec.base import Codec, Then
 from arraycodec.codecs.codebook import Codebook
+from arraycodec.codecs.delta import Delta
 from arraycodec.codecs.linear import Linear
 from arraycodec.codecs.llm_int8 import LLMInt8
 from arraycodec.codecs.lossless import Lossless
@@ -26,7 +27,7 @@ from arraycodec.errors import ArgumentError, FormatError, UnknownCodecError, Uns
 from arraycodec.spec import ArraySpec
 
 CODECS: dict[str, type[Codec]] = {
-    cls.name: cls for cls in (Codebook, Linear, LLMInt8, Minifloat, Microscaling, NVFP4, Lossless, Tied)
+    cls.name: cls for cls in (Codebook, Delta, Linear, LLMInt8, Lossless, Minifloat, Microscaling, NVFP4, Tied)
 }
 
 _NESTED = Codebook("dynamic", block_size=256, offset=True)  # bitsandbytes' statistics of statistics
@@ -59,6 +60,9 @@ SCHEMES: dict[str, Codec] = {
     "mxfp8-e5m2": Microscaling("float8_e5m2"),
     "mxint8": Microscaling("int8"),
     "nvfp4": NVFP4(),
+    "lossless": Lossless(),
+    "lossless-storage": Lossless("storage"),
+    "lossless-inference": Lossless("inference"),
 }
 
 

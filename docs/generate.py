@@ -54,8 +54,10 @@ def schemes() -> list[list[str]]:
     """Every scheme, the codec it names, and its size on a matrix."""
     rows = [["scheme", "codec", "bits per element"]]
     for name, codec in registry.SCHEMES.items():
-        nbytes = sum(plane.nbytes for plane in codec.planes(MATRIX).values())
-        rows.append([f"`{name}`", f"`{codec!r}`", f"{8 * nbytes / MATRIX.size:.6g}"])
+        planes = codec.planes(MATRIX).values()
+        fixed = all(plane.fixed for plane in planes)
+        bits = f"{8 * sum(plane.nbytes for plane in planes) / MATRIX.size:.6g}" if fixed else "by the data"
+        rows.append([f"`{name}`", f"`{codec!r}`", bits])
     return rows
 
 

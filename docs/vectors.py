@@ -18,7 +18,9 @@ import numpy as np
 
 from arraycodec import registry
 from arraycodec.base import Codec
+from arraycodec.errors import UnsupportedByBackend
 from arraycodec.spec import ArraySpec, numpy_dtype, spec_of
+from arraycodec_conformance.cases import Case
 from arraycodec_conformance.compare import same_bits
 
 Call = Callable[[list[str]], list[str]]  # the words of a function's arguments -> those of its results
@@ -80,12 +82,18 @@ class CodecVector:
         """Require these planes and this decoded array; `wrap` makes the implementation's arrays from NumPy ones."""
         if self.x is not None:
             given = {name: wrap(plane.copy()) for name, plane in self.given.items()}
-            planes = implementation.encode(wrap(self.x.copy()), self.codec, given)
-            for name, want in self.planes.items():
+            try:
+                planes = implementation.encode(wrap(self.x.copy()), self.codec, given)
+            except UnsupportedByBackend:
+                if not Case(self.codec).host_encoded:
+                    raise
+                planes = None
+            for name, want in self.planes.items() if planes else ():
                 same_bits(unwrap(planes[name]), want, f"{self.where}: plane {name}", self.x)
         if self.decoded is not None:
             planes = {name: wrap(plane.copy()) for name, plane in self.planes.items()}
-            decoded = unwrap(implementation.decode(self.codec, planes, self.spec, {}))
+            inputs = {name: wrap(array.copy()) for name, array in self.given.items() if name == "base"}
+            decoded = unwrap(implementation.decode(self.codec, planes, self.spec, inputs))
             same_bits(decoded, self.decoded, f"{self.where}: decoded")
 
     def run_reads(self) -> None:

@@ -167,7 +167,11 @@ def _vectors() -> Iterator[Any]:
     for page in FORMAT_PAGES:
         for vector in pages.vectors(page):
             for name in BACKENDS:
-                if name != "toy" or isinstance(vector, pages.CodecVector):
+                if isinstance(vector, pages.CodecVector):
+                    known = name != "jax" or vector.spec.numpy_dtype.itemsize <= 4  # unless it is told, JAX has no more
+                else:
+                    known = name != "toy"
+                if known:
                     yield pytest.param(vector, name, id=f"{vector.where}-{name}")
 
 
@@ -179,7 +183,8 @@ def test_vector(vector: Any, name: str) -> None:
     if isinstance(vector, pages.FunctionVector):
         vector.run(functions)
         return
-    if name == "jax" and not vector.codec.fixed_size(vector.spec):  # no trace knows the length of every plane
+    # No trace knows the length of every plane, and not every codec can be traced.
+    if name == "jax" and not (vector.codec.fixed_size(vector.spec) and _names(vector.codec) <= set(module.CODECS)):
         implementation = module.IMPLEMENTATIONS["reference"]
     vector.run(implementation, module.from_numpy, module.to_numpy)
     if name == "numpy":

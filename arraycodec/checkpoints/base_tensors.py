@@ -1,4 +1,4 @@
-"""The checkpoint that deltas are to: its tensors by the names that the other checkpoint has, and what it is known by."""
+"""The checkpoint that deltas are to: its tensors by the names of the other checkpoint, and what it is known by."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from arraycodec.base import Codec
 from arraycodec.checkpoints.tree import Tree, label, opened, scan, tensors
 from arraycodec.containers.manifest import Base
 from arraycodec.containers.reader import Container, LazyTensor
@@ -27,12 +28,13 @@ class BaseTensors(Mapping[str, LazyTensor]):
         """The same for a file in a subfolder, whose names stand there without the folder's."""
         return BaseTensors(self.tree, self.files, self.found, file)
 
-    def alike(self, name: str, spec: ArraySpec) -> str | None:
+    def unlike(self, name: str, spec: ArraySpec, delta: Codec) -> str | None:
         """Why a tensor is no delta: what the base has instead; None where it has one of this shape and dtype."""
-        if name not in self:
+        if label(self.file, name) not in self.found:
             return "not in the base"
-        other = self[name].spec
-        return None if other == spec else f"{other.dtype}{list(other.shape)} in the base"
+        if (other := self[name].spec) != spec:
+            return f"{other.dtype}{list(other.shape)} in the base"
+        return None if spec.dtype in delta.dtypes else "no deltas of this dtype"
 
     def unhashed(self) -> list[tuple[str, Path]]:
         """The files whose sha256 is not known from their manifests."""

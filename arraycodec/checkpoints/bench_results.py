@@ -82,12 +82,13 @@ def results(
     quick: bool = False,
     say: Say = lambda what: None,
 ) -> Results:
-    """Measure schemes (all, if none are named) and their peers on a matrix of this shape, with all threads.
+    """Measure schemes (all lossy ones, if none are named) and their peers on a matrix of this shape, with all threads.
 
     quick  few repetitions, no peers.
     say    called with what is measured next.
     """
-    codecs = {name: registry.codec(name) for name in (registry.SCHEMES if schemes is None else schemes)}
+    lossy = (name for name, codec in registry.SCHEMES.items() if not codec.lossless)
+    codecs = {name: registry.codec(name) for name in (lossy if schemes is None else schemes)}
     x = np.random.default_rng(0).standard_normal(shape, np.float32)
     left_out = [f"{name} does not take this matrix" for name, codec in codecs.items() if not takes(codec, x)]
     taken = {name: codec for name, codec in codecs.items() if takes(codec, x)}

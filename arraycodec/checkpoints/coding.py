@@ -29,19 +29,22 @@ NOT_FINITE = "holds NaN or infinity: stays plain"
 
 
 class Coded(NamedTuple):
-    """What became of a tensor: `value` is None where it stays plain (or is tied), `reason` None where the row's holds."""
+    """What became of a tensor; `value` is None where it stays plain (or is tied), `reason` where the row's holds."""
 
     value: Encoded | None
     reason: str | None = None
     digest: bytes | None = None  # of its content, where it may be tied
 
 
-def code(array: np.ndarray, row: Row, delta: Codec | None, base: np.ndarray | None) -> Coded:
-    """Encode a tensor as its row plans, or leave it plain where that is no larger or cannot hold its values."""
+def code(array: np.ndarray, row: Row, plain: Codec, base: np.ndarray | None) -> Coded:
+    """Encode a tensor as its row plans, or leave it plain where that is no larger or cannot hold its values.
+
+    plain  what encodes it without a base.
+    """
     if row.codec is None:
         return Coded(None)
-    if base is not None and delta is not None:
-        found, reason = _delta(array, row.codec, delta, base)
+    if base is not None:
+        found, reason = _delta(array, plain, row.codec, base)
     elif isinstance(row.codec, Then) and not row.codec.outer.lossless:
         found, reason = _parts(array, row.codec), None
     else:
@@ -51,7 +54,7 @@ def code(array: np.ndarray, row: Row, delta: Codec | None, base: np.ndarray | No
     except NonFiniteError:
         return Coded(None, NOT_FINITE)
     if not row.reason.startswith("included"):
-        if row.codec.lossless and stored(found) >= row.before:
+        if found.codec.lossless and not found.codec.fixed_size(found.spec) and stored(found) >= row.before:
             return Coded(None, NOT_SMALLER)
         if found.nbytes > row.before:
             return Coded(None, LARGER)
@@ -113,7 +116,7 @@ class Ties:
             if others:
                 found[row.name] = Tied(*others)
             self.named[key] = (
-                max(row.name, others[0] if others else "", key=_text), 
+                max(row.name, others[0] if others else "", key=_text),
                 max(PurePosixPath(file).name, others[1] if others else "", key=_text),
             )
         return found
@@ -122,7 +125,9 @@ class Ties:
         """Whether an earlier tensor has this content."""
         return (_folder(file), digest) in self.first
 
-    def tie(self, source: SafetensorsFile, row: Row, digest: bytes, files: dict[str, SafetensorsFile]) -> Encoded | None:
+    def tie(
+        self, source: SafetensorsFile, row: Row, digest: bytes, files: dict[str, SafetensorsFile]
+    ) -> Encoded | None:
         """The tensor as tied to an earlier one with these bytes; None, and it is the first itself, if there is none.
 
         files  the files of the checkpoint read so far, by name.

@@ -12,6 +12,7 @@ from arraycodec.primitives.threads import available_cpus
 PACKAGES = (
     "arraycodec", "numpy", "numba", "ml_dtypes", "torch", "jax",
     "bitsandbytes", "compressed-tensors", "torchao", "optimum-quanto", "gguf",
+    "zipnn", "bigsmall", "lmzip", "zstandard", "blosc2",
 )  # fmt: skip
 
 

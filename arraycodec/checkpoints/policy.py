@@ -73,6 +73,8 @@ class Policy:
         pattern, included = self.deciding_pattern(name)
         if pattern and not included:
             return Decision(None, f"excluded by {pattern}")
+        if self.codec.lossless and dtype in DTYPES and DTYPES[dtype].bits % 8:
+            return Decision(None, f"{dtype}: packed bits stay plain")
         if dtype not in DTYPES or dtype not in accepted(self.codec):
             return Decision(None, f"{dtype}: codec {self.label} takes {', '.join(accepted(self.codec))}")
         spec = ArraySpec(shape, dtype)

@@ -66,12 +66,13 @@ class StreamingLoader:
         """(i, the layer's tensors by their whole names) for i = 0, 1, ... over all layers.
 
         While one layer is used, a thread decodes the next one and no more: at most two are in memory, provided that
-        the caller keeps none. Stacks come in the order of the file (an encoder and a decoder, say), layers of a stack by
-        their numbers. An error of the thread is raised here, when its layer is asked for.
+        the caller keeps none. Stacks (an encoder and a decoder, say) come in the order of the file, layers of a stack
+        by their numbers. An error of the thread is raised here, when its layer is asked for.
         """
         ahead = self._ahead(0)
         try:
             for i in range(len(self.layers)):
+                self._check_open()
                 loaded = [ahead.result()]  # no name here may hold a layer while the caller uses it
                 ahead = self._ahead(i + 1)
                 yield i, loaded.pop()
@@ -96,9 +97,12 @@ class StreamingLoader:
 
     def _ahead(self, i: int) -> Future[dict[str, Any]]:
         """Layer `i` in the making; nothing where there is none."""
+        return self._check_open().submit(self._load, self.layers[i] if i < len(self.layers) else ())
+
+    def _check_open(self) -> ThreadPoolExecutor:
         if self._pool is None:
             raise ArgumentError(f"{self._file.path}: the loader is closed")
-        return self._pool.submit(self._load, self.layers[i] if i < len(self.layers) else ())
+        return self._pool
 
     def _load(self, names: Iterable[str]) -> dict[str, Any]:
         return {name: self._file[name].decode() for name in names}

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import os
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from arraycodec.base import Codec
+from arraycodec.checkpoints.decompress import lossless, opened_with
+from arraycodec.checkpoints.decompress import original as original_tensors
 from arraycodec.checkpoints.diff import of_two
 from arraycodec.checkpoints.files import sha256
-from arraycodec.checkpoints.measure import Difference
+from arraycodec.checkpoints.measure import EXACT, Difference
 from arraycodec.checkpoints.pipeline import MIN_BUDGET, Done, Progress, ordered, using
 from arraycodec.checkpoints.report import codec_label
 from arraycodec.checkpoints.tree import Tree, located, opened, scan, tensors
 from arraycodec.containers.reader import Container, LazyTensor
 from arraycodec.errors import FormatError
+
+Files = AbstractContextManager[dict[str, Container]]
 
 
 @dataclass(frozen=True)
@@ -78,13 +83,17 @@ def verify(
     path: str | os.PathLike[str],
     *,
     against: str | os.PathLike[str] | None = None,
+    base: str | os.PathLike[str] | None = None,
     jobs: int | None = None,
     progress: Progress | None = None,
 ) -> Verification:
     """Read every byte of a checkpoint and check it against its checksums; never stops at the first bad tensor.
 
-    against  the original checkpoint. Its files must be those that the containers were made from (by their sha256);
-             plain and losslessly coded tensors must equal theirs bit for bit; for lossy ones the error is reported.
+    against  the original checkpoint. Its files must be those that the containers were made from (by their sha256).
+             Where all of a container is lossless, the whole file is made again in memory, and its sha256 must be that
+             of the original too; else plain and losslessly coded tensors must equal the original's bit for bit, and for
+             lossy ones the error is reported.
+    base     the checkpoint that deltas are to; needed to compare them.
 
     A header that makes no sense raises CorruptError: then there are no tensors to report on.
 
@@ -92,12 +101,13 @@ def verify(
     True
     """
     tree, original = scan(path), None if against is None else scan(against)
-    with opened(tree) as files, using(jobs) as threads:
+    with _opened(tree, original, base) as files, using(jobs) as threads:
         unchecked = tuple(name for name, container in files.items() if not container.native)
         mine = tensors(files)
         cost = {name: tensor.nbytes for name, (_, tensor) in mine.items()}
         hashed = 0 if original is None else sum(original.path(name).stat().st_size for name in original.weights)
-        done = Done(sum(cost.values()) * (1 if original is None else 2) + hashed, progress)
+        more = 0 if original is None else sum(tensor.spec.nbytes for _, tensor in mine.values())
+        done = Done(sum(cost.values()) + more + hashed, progress)
         budget = max([MIN_BUDGET, *cost.values()])
         rows = {}
         for name, check in ordered(lambda name: _check(*mine[name]), [*mine], cost.__getitem__, threads, budget):
@@ -106,10 +116,20 @@ def verify(
         problems: list[str] = []
         if original is not None:
             with opened(original) as theirs:
-                problems += _same_source(tree, files, original, done)
-                problems += _compare(mine, tensors(theirs), rows, threads, done)
+                same = {name: _same_source(tree, name, container, original, done) for name, container in files.items()}
+                problems += [problem for problem in same.values() if problem]
+                whole = {name for name, problem in same.items() if problem is None and lossless(files[name])}
+                for name in sorted(whole):
+                    problems += _rebuilt(name, files[name], mine, rows, threads, done)
+                left = {label: found for label, found in mine.items() if rows[label].difference is None}
+                problems += _compare(left, tensors(theirs), rows, threads, done)
     where = None if original is None else str(original.where)
     return Verification(str(tree.where), where, tuple(rows.values()), tuple(problems), unchecked)
+
+
+def _opened(tree: Tree, original: Tree | None, base: str | os.PathLike[str] | None) -> Files:
+    """The files; without an original nothing is decoded, so that no base is missed."""
+    return opened(tree) if original is None else opened_with(tree, base)
 
 
 def _check(file: str, tensor: LazyTensor) -> Check:
@@ -119,18 +139,39 @@ def _check(file: str, tensor: LazyTensor) -> Check:
         return Check(file, tensor.name, None, 0, str(error))
 
 
-def _same_source(tree: Tree, files: dict[str, Container], original: Tree, done: Done) -> list[str]:
-    """Whether the originals are, byte for byte, the files that the containers were made from."""
-    problems = []
-    for name, container in files.items():
-        twin = original.weights[0] if tree.single and original.single else name
-        if container.source is None or twin not in original.weights:
-            continue
-        if sha256(original.path(twin), done) != container.source.sha256:
-            problems.append(
-                f"{original.path(twin)}: is not the file that {tree.path(name)} was made from: its sha256 differs"
-            )
-    return problems
+def _same_source(tree: Tree, name: str, container: Container, original: Tree, done: Done) -> str | None:
+    """What is wrong where the original is not, byte for byte, the file that the container was made from.
+
+    "" where there is nothing to compare with.
+    """
+    twin = original.weights[0] if tree.single and original.single else name
+    if container.source is None or twin not in original.weights:
+        return ""
+    if sha256(original.path(twin), done) == container.source.sha256:
+        return None
+    return f"{original.path(twin)}: is not the file that {tree.path(name)} was made from: its sha256 differs"
+
+
+def _rebuilt(
+    file: str,
+    container: Container,
+    mine: dict[str, tuple[str, LazyTensor]],
+    rows: dict[str, Check],
+    jobs: int,
+    done: Done,
+) -> list[str]:
+    """Make the whole original file again, in memory; if its sha256 is the original's, all its tensors are equal."""
+    own = [label for label, (name, _) in mine.items() if name == file]
+    if any(rows[label].problem for label in own):
+        return []  # what is wrong is known already; the others are compared one by one
+    try:
+        for tensor, _ in original_tensors(container, jobs):
+            done.add(tensor.spec.nbytes, tensor.name)
+    except FormatError as error:
+        return [str(error)]
+    for label in own:
+        rows[label] = _with(rows[label], None, EXACT)
+    return []
 
 
 def _compare(
@@ -156,10 +197,10 @@ def _compare(
 
     for name, check in ordered(work, both, cost.__getitem__, jobs, max([MIN_BUDGET, *cost.values()])):
         rows[name] = check
-        done.add(mine[name][1].nbytes, name)
+        done.add(mine[name][1].spec.nbytes, name)
     for name in mine.keys() - theirs.keys():
         rows[name] = _with(rows[name], rows[name].problem or "is not in the original", None)
-    return [f"tensor {name!r} of the original is missing" for name in theirs if name not in mine]
+    return [f"tensor {name!r} of the original is missing" for name in theirs if name not in rows]
 
 
 def _with(check: Check, problem: str | None, difference: Difference | None) -> Check:

@@ -12,14 +12,17 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import cache
 from typing import ClassVar
 
 import numpy as np
 
 from arraycodec.base import Codec, Fetch, Given, Planes
 from arraycodec.errors import ArgumentError
-from arraycodec.primitives.entropy import coder
 from arraycodec.primitives.entropy.choice import choose
+from arraycodec.primitives.entropy.decoding import decode, decode_part
+from arraycodec.primitives.entropy.encoding import encode
+from arraycodec.primitives.entropy.layout import Layout, layout_of
 from arraycodec.primitives.entropy.plan import NONE, WORDS, Choice, Plan
 from arraycodec.primitives.memory import bits, empty, writable_bits
 from arraycodec.spec import DTYPES, ArraySpec, spec_of
@@ -72,15 +75,14 @@ class Lossless(Codec):
             raise ArgumentError(f"{self}: field must be one of {spec.dtype}: {kind}")
 
     def planes(self, spec: ArraySpec) -> dict[str, ArraySpec]:
-        planes = {name: ArraySpec((None,), dtype) for name, dtype in PLANES.items()}
-        return planes | {"plan": ArraySpec((WORDS,), "uint32"), "words": ArraySpec((None,), spec.dtype)}
+        return dict(_planes(spec.dtype))
 
     def encode(self, x: np.ndarray, given: Given | None = None) -> Planes:
         spec, words = spec_of(x), bits(x)
         self.supports(spec)
-        coded = coder.encode(words, choose(words, spec.dtype, spec.known_shape, self.mode, self.field))
+        coded = encode(words, choose(words, spec.dtype, spec.known_shape, self.mode, self.field))
         if sum(plane.nbytes for plane in coded) > words.nbytes + coded.plan.nbytes:
-            coded = coder.encode(words, plain(words))
+            coded = encode(words, plain(words))
         planes = dict(zip(self.planes(spec), coded, strict=True))
         return planes | {"words": coded.words.view(spec.numpy_dtype)}
 
@@ -90,7 +92,7 @@ class Lossless(Codec):
         found = _layout(planes, spec)
         out = empty(spec) if out is None else out
         data, raw, words = (bits(planes[name]) for name in ("streams", "raw", "words"))
-        coder.decode(found, data, raw, words, writable_bits(out))
+        decode(found, data, raw, words, writable_bits(out))
         return out
 
     def check(self, planes: Planes, spec: ArraySpec) -> None:
@@ -103,13 +105,20 @@ class Lossless(Codec):
             return empty(ArraySpec((0,), spec.dtype))
         whole = slice(None)
         small = {name: fetch(name, whole) for name in ("plan", "tables", "index", "words")}
-        found = coder.layout_of(*(bits(small[name]) for name in small), spec.size, 8 * spec.numpy_dtype.itemsize)
+        found = layout_of(*(bits(plane) for plane in small.values()), spec.size, 8 * spec.numpy_dtype.itemsize)
         first, last = found.streams_of(start, stop)
         code, chunk = found.places[[first, last]], found.chunks[[first, last]]
         data = bits(fetch("streams", slice(int(code[0]), int(code[1]) + found.slack)))
         raw = bits(fetch("raw", slice(int(chunk[0]), int(chunk[1]))))
-        out = coder.decode_part(found.part(first, last), data, raw, bits(small["words"]), start, stop)
+        out = decode_part(found.part(first, last), data, raw, bits(small["words"]), start, stop)
         return out.view(spec.numpy_dtype)
+
+
+@cache
+def _planes(dtype: str) -> dict[str, ArraySpec]:
+    """The contract, which depends on the dtype alone."""
+    planes = {name: ArraySpec((None,), plane) for name, plane in PLANES.items()}
+    return planes | {"plan": ArraySpec((WORDS,), "uint32"), "words": ArraySpec((None,), dtype)}
 
 
 def plain(words: np.ndarray) -> Choice:
@@ -119,9 +128,9 @@ def plain(words: np.ndarray) -> Choice:
     return Choice(plan, np.zeros((0, 0), np.uint16), none, none, words[:0])
 
 
-def _layout(planes: Planes, spec: ArraySpec) -> coder.Layout:
+def _layout(planes: Planes, spec: ArraySpec) -> Layout:
     """The layout of an array, once all planes are found to be as long as it says."""
     small = (bits(planes[name]) for name in ("plan", "tables", "index", "words"))
-    found = coder.layout_of(*small, spec.size, 8 * spec.numpy_dtype.itemsize)
+    found = layout_of(*small, spec.size, 8 * spec.numpy_dtype.itemsize)
     found.check(planes["streams"].size, planes["raw"].size)
     return found

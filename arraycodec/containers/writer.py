@@ -12,6 +12,7 @@ from typing import Any
 
 from arraycodec import api
 from arraycodec.base import Codec, Encoded
+from arraycodec.codecs.tied import Tied
 from arraycodec.containers import checks, checksums, frame, manifest, safetensors
 from arraycodec.containers.atomic import AtomicFile
 from arraycodec.containers.checksums import Buffer
@@ -31,7 +32,8 @@ class Writer:
     """Streams a container to disk, one tensor in memory at a time; the target appears whole or not at all.
 
     plan      every tensor up front: (name, spec of the decoded array, codec or None to store it plain, or a tuple of
-              these, of which `add` may take any). A sub-byte spec (float4_e2m1fn) is stored plain from packed uint8.
+              these, of which `add` may take any; a tie stands for every one with names no longer than its own). A
+              sub-byte spec (float4_e2m1fn) is stored plain from packed uint8.
     metadata  str -> str entries kept beside the manifest ("format": "pt").
     source    what gives back the byte-identical original file; its sha256 may be set before `close`.
     base      the checkpoint that deltas are to, as the manifest records it.
@@ -142,7 +144,8 @@ class Writer:
     ) -> tuple[list[Buffer], int]:
         buffers, digest = frame.frame_digest(value)  # validates; batch_shape may be asked after it
         got = ArraySpec(value.batch_shape + value.spec.known_shape, value.spec.dtype)
-        if value.codec not in allowed or got != spec:
+        tied = isinstance(value.codec, Tied) and any(isinstance(codec, Tied) for codec in allowed)
+        if not (tied or value.codec in allowed) or got != spec:
             raise ArgumentError(
                 f"{where}: planned is {_told(allowed)} of {spec.dtype}{list(spec.shape)}, "
                 f"got {value.codec} of {got.dtype}{list(got.shape)}"

@@ -16,7 +16,7 @@ from arraycodec.primitives.jit import Kernel
 
 
 class Intrinsic(Kernel):
-    """A function that `build` makes for Numba out of machine instructions, and plain Python where nothing is compiled."""
+    """A function that `build` makes for Numba out of machine instructions, in Python where nothing is compiled."""
 
     def __init__(self, py_func: Callable[..., Any], build: Callable[[], Any]) -> None:
         super().__init__(py_func, inline=True)

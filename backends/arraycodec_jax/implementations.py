@@ -16,13 +16,15 @@ from arraycodec.base import Codec, Given, Planes, decode_with, encode_with
 from arraycodec.errors import UnsupportedByBackend
 from arraycodec.primitives import memory
 from arraycodec.spec import ArraySpec
-from arraycodec_jax import arrays, codebook, linear, llm_int8, microscaling, minifloat, nvfp4
+from arraycodec_jax import arrays, codebook, linear, llm_int8, lossless, microscaling, minifloat, nvfp4
 
-# codec name -> the module with `check(codec, given)`, `encode(x, codec, given)`, `decode(codec, planes, spec, given)`
+# codec name -> the module with `check(codec, given)`, `encode(x, codec, given)`, `decode(codec, planes, spec, given)`;
+# where shapes follow from values, `prepared(codec, planes, spec)` too: the planes, and what `decode` takes after `given`
 CODECS: dict[str, ModuleType] = {
     "codebook": codebook,
     "linear": linear,
     "llm_int8": llm_int8,
+    "lossless": lossless,
     "microscaling": microscaling,
     "minifloat": minifloat,
     "nvfp4": nvfp4,
@@ -80,6 +82,9 @@ class Plain:
         return {name: planes[name] for name in codec.planes(arrays.spec(x))}  # jit sorts names
 
     def _decode(self, codec: Codec, planes: Planes, spec: ArraySpec, given: Given, out: None) -> jax.Array:
+        if hasattr(module := _module(codec), "prepared"):
+            planes, known = module.prepared(codec, planes, spec)
+            return self.run_decode(codec, dict(planes), spec, dict(given), known)
         return self.run_decode(codec, dict(planes), spec, dict(given))
 
     @staticmethod
@@ -87,15 +92,15 @@ class Plain:
         return _module(codec).encode(x, codec, given)
 
     @staticmethod
-    def run_decode(codec: Codec, planes: Planes, spec: ArraySpec, given: Planes) -> jax.Array:
-        return _module(codec).decode(codec, planes, spec, given)
+    def run_decode(codec: Codec, planes: Planes, spec: ArraySpec, given: Planes, *known: Any) -> jax.Array:
+        return _module(codec).decode(codec, planes, spec, given, *known)
 
 
 class Jitted(Plain):
     """The same operations compiled by XLA, once for each codec and shape; they stay on the arrays' devices."""
 
     run_encode = staticmethod(jax.jit(Plain.run_encode, static_argnums=1))
-    run_decode = staticmethod(jax.jit(Plain.run_decode, static_argnums=(0, 2)))
+    run_decode = staticmethod(jax.jit(Plain.run_decode, static_argnums=(0, 2, 4)))
 
 
 IMPLEMENTATIONS = {"reference": Reference(), "eager": Plain(), "jit": Jitted()}

@@ -18,6 +18,7 @@ from jax.core import Tracer
 
 from arraycodec.base import Codec, Given, Planes
 from arraycodec.errors import UnsupportedByBackend
+from arraycodec.primitives.entropy.plan import ANS, ANS_BITS, Plan
 from arraycodec.spec import DTYPES, ArraySpec
 from arraycodec_jax.rest import UINTS, chunk_bytes, look_up_rest, sections
 from arraycodec_jax.streams import (
@@ -33,48 +34,18 @@ from arraycodec_jax.streams import (
     tables_of,
 )
 
-NONE, HUFFMAN, ANS = range(3)  # coders
-PLAIN, SIGNED, EMS, ESM, PALETTE = range(5)  # arrangements
-MAX_TABLES, MAX_ANS_BITS = 256, 14
+MAX_TABLES = 256
 MAX_ELEMENTS = 1 << 30  # places in a buffer of symbols, of twice that size, must fit 31 bits
 UNROLL = 4
 
 
 class Known(NamedTuple):
-    """What the shapes and steps of a decoder follow from, of the plane `plan`."""
+    """What the shapes and steps of a decoder follow from, where the plan is at hand."""
 
-    coder: int
-    arrangement: int
-    rest: int
-    stream: int
-    unit: int
-    columns: int
-    bits: int
-    zeros: int
-    most_tables: int  # a power of two
+    plan: (
+        Plan  # with the least power of two that is no less than the number of tables, and without its offset and sizes
+    )
     patches: bool  # whether there may be any
-
-
-class Plan(NamedTuple):
-    """The plane `plan`: Python integers as far as they are known, else traced."""
-
-    coder: Any
-    arrangement: Any
-    rest: Any
-    offset: Any
-    stream: Any
-    unit: Any
-    columns: Any
-    bits: Any
-    tables: Any
-    symbols: Any
-    palette: Any
-    zeros: Any
-
-    def streams(self, size: int) -> Streams:
-        """The geometry of an array of so many elements."""
-        columns = max(self.columns, 1) if isinstance(self.columns, int) else jnp.maximum(self.columns, 1)
-        return Streams(columns, size // columns, self.stream, self.unit)
 
 
 class Places(NamedTuple):
@@ -105,20 +76,21 @@ def encode(x: jax.Array, codec: Codec, given: Given) -> Planes:
     return {}
 
 
-def prepared(planes: Planes, spec: ArraySpec) -> tuple[Planes, Known | None]:
+def prepared(codec: Codec, planes: Planes, spec: ArraySpec) -> tuple[Planes, Known | None]:
     """Where the plan is at hand: the planes with zeros after them, so that arrays of much the same lengths share a
     compiled program, and what is known of the plan."""
-    plane = planes["plan"]
-    if isinstance(plane, Tracer) or not plane.is_fully_replicated or not spec.size:
+    plane, bits = planes["plan"], DTYPES[spec.dtype].bits
+    if isinstance(plane, Tracer) or not plane.is_fully_replicated or bits not in UINTS:
         return planes, None
-    plan = plan_of([int(word) for word in np.asarray(plane)])
-    coded = plan.streams(spec.size).count if plan.coder else 0
-    known = Known(
-        plan.coder, plan.arrangement, plan.rest, plan.stream, plan.unit, plan.columns,
-        plan.bits if plan.coder == ANS else 0, plan.zeros,
-        1 << max(plan.tables - 1, 0).bit_length(), planes["index"].size > coded,
+    plan = Plan.of(np.asarray(plane), bits, spec.size)
+    coded = plan.number_of_streams(spec.size) if plan.coder else 0
+    # Look-up tables of Huffman codes are as large as the largest, and alphabets have room for 256 symbols.
+    known = plan._replace(
+        offset=0, symbols=0, palette=0, bits=plan.bits if plan.coder == ANS else 0,
+        tables=1 << max(plan.tables - 1, 0).bit_length(),
     )  # fmt: skip
-    return {name: plane if name == "plan" else rounded_up(plane) for name, plane in planes.items()}, known
+    padded = {name: plane if name == "plan" else rounded_up(plane) for name, plane in planes.items()}
+    return padded, Known(known, planes["index"].size > coded)
 
 
 def rounded_up(plane: jax.Array) -> jax.Array:
@@ -136,80 +108,99 @@ def decode(codec: Codec, planes: Planes, spec: ArraySpec, given: Given, known: K
         )
     if not spec.size:
         return jnp.zeros(spec.known_shape, spec.numpy_dtype)
-    word, plan = UINTS[bits], plan_of(planes["plan"])
+    word, plan = UINTS[bits], plan_of(planes["plan"], known)
+    streams = streams_of(plan, spec.size)
     own = to_words(planes["words"], word)
-    if known is not None:
-        plan = plan._replace(**{name: value for name, value in known._asdict().items() if name in plan._fields})
-    streams = plan.streams(spec.size)
-    u = known_values(plan, streams, planes, spec, known) if known else traced_values(plan, streams, planes, spec)
-    w = rearranged(u.astype(word) + plan.offset.astype(word), plan.arrangement, own, mantissa_bits(spec))
+    most_tables = known.plan.tables if known else max(min(planes["tables"].size, MAX_TABLES), 1)
+    values = known_values if known else traced_values
+    u, symbols = values(plan, streams, planes, spec.size, word, most_tables)
+    w = words_of(u + plan.offset.astype(word), plan, own)
+    if known is None or known.plan.lone:
+        w = jnp.where((symbols == plan.symbols - 1) & (jnp.uint32(plan.lone) > 0), at(own, jnp.uint32(0)), w)
     if known is None or known.patches:
-        coded = jnp.where(jnp.uint32(plan.coder) > 0, jnp.uint32(streams.count), 0)
+        coded = jnp.where(jnp.uint32(plan.coder) > 0, jnp.uint32(streams.number), 0)
         w = patched(w, planes["index"], coded, own, plan.palette)
     return from_words(w, spec)
 
 
-def plan_of(plane: Any) -> Plan:
-    """The scalars in the plane, traced or Python integers; what an offset of 64 bits has beyond 32 is left."""
-    return Plan(*(plane[i] for i in (0, 1, 2, 3, 5, 6, 7, 8, 9, 10, 11, 12)))
+def plan_of(plane: jax.Array, known: Known | None) -> Plan:
+    """The plan: Python integers as far as it is known, else traced."""
+    words: Any = [plane[i] for i in (0, 1, 2, 3, *range(5, 15))]
+    traced = Plan(*words)
+    if known is None:
+        return traced
+    own = {name: getattr(traced, name) for name in ("offset", "tables", "symbols", "palette")}
+    return known.plan._replace(**own)
 
 
-def known_values(plan: Plan, streams: Streams, planes: Planes, spec: ArraySpec, known: Known) -> jax.Array:
-    """Symbols and rest of all elements as one word: the steps of all streams at once, then the streams of each length."""
-    word, symbols, zeros_first = UINTS[DTYPES[spec.dtype].bits], None, jnp.uint32(0)
+def streams_of(plan: Plan, size: int) -> Streams:
+    """The geometry of an array of so many elements."""
+    columns = max(plan.columns, 1) if isinstance(plan.columns, int) else jnp.maximum(plan.columns, 1)
+    return Streams(columns, size // columns, plan.stream, plan.unit)
+
+
+def known_values(
+    plan: Plan, streams: Streams, planes: Planes, size: int, word: Any, most_tables: int
+) -> tuple[jax.Array, jax.Array | None]:
+    """Symbols and rest of all elements as one, and symbols: the steps of all streams, then streams of one length."""
+    found, symbols, stream, byte, zeros_first, ys = [], [], 0, 0, jnp.uint32(0), None
     if plan.coder:
-        coded, zeros_first = coded_of(plan, streams, planes, plan.coder == ANS, streams.count, known.most_tables)
+        coded, zeros_first = coded_of(plan, streams, planes, plan.coder == ANS, streams.number, most_tables)
         step, state = steps_of(coded, streams)
-        count = jnp.arange(min(streams.stream, streams.rows), dtype=jnp.uint32)
-        symbols = lax.scan(step, state, count, unroll=UNROLL)[1]
-    found, stream, byte = [], 0, 0
+        steps = jnp.arange(min(streams.stream, streams.rows), dtype=jnp.uint32)
+        ys = lax.scan(step, state, steps, unroll=UNROLL)[1]
     for bands, height in ((streams.full, streams.stream), (1, streams.tail)):
-        shape, count = (bands, height, streams.columns), bands * streams.columns
+        count = bands * streams.columns
         if not count * height:
             continue
-        u = jnp.zeros(shape, word)
-        if symbols is not None and plan.rest < DTYPES[spec.dtype].bits:
-            own = symbols[:height, stream : stream + count].reshape(height, bands, streams.columns)
-            u += own.transpose(1, 0, 2).astype(word) << plan.rest
+        u = jnp.zeros((bands, height, streams.columns), word)
+        if ys is not None:
+            own = ys[:height, stream : stream + count].reshape(height, bands, streams.columns).transpose(1, 0, 2)
+            symbols.append(own.reshape(-1))
+            if plan.rest < np.iinfo(word).bits:
+                u += own.astype(word) << plan.rest
         if plan.rest and not plan.zeros:
-            size = chunk_bytes(height, plan.rest)
-            chunks = enough(planes["raw"], byte + count * size)[byte : byte + count * size]
-            chunks = chunks.reshape(bands, streams.columns, size)
+            chunk = chunk_bytes(height, plan.rest)
+            end = byte + count * chunk
+            chunks = enough(planes["raw"], end)[byte:end].reshape(bands, streams.columns, chunk)
             u += sections(chunks, height, plan.rest, word).transpose(0, 2, 1)
-            byte += count * size
+            byte = end
         found.append(u.reshape(-1))
         stream += count
     u = jnp.concatenate(found)
     if plan.rest and plan.zeros:
-        u += rest_of(plan, streams, planes, Places.of(streams, spec.size), zeros_first, streams.count).astype(word)
-    return u
+        u += rest_of(plan, streams, planes, Places.of(streams, size), zeros_first, streams.number).astype(word)
+    return u, jnp.concatenate(symbols) if plan.lone else None
 
 
-def traced_values(plan: Plan, streams: Streams, planes: Planes, spec: ArraySpec) -> jax.Array:
-    """Symbols and rest of all elements as one word, for every plan."""
-    size, places = spec.size, Places.of(streams, spec.size)
+def traced_values(
+    plan: Plan, streams: Streams, planes: Planes, size: int, word: Any, most_tables: int
+) -> tuple[jax.Array, jax.Array]:
+    """Symbols and rest of all elements as one, and symbols, for every plan."""
+    places = Places.of(streams, size)
     most = max(min(planes["index"].size, size), 1)
-    most_tables = max(min(planes["tables"].size, MAX_TABLES), 1)
 
     def nothing() -> tuple[jax.Array, jax.Array]:
         return jnp.zeros(size, jnp.uint8), jnp.uint32(0)
 
-    def symbols(ans: bool) -> tuple[jax.Array, jax.Array]:
+    def coded_symbols(ans: bool) -> tuple[jax.Array, jax.Array]:
         coded, zeros_first = coded_of(plan, streams, planes, ans, most, most_tables)
         step, state = steps_of(coded, streams)
 
         def body(k: jax.Array, carry: tuple[Any, jax.Array]) -> tuple[Any, jax.Array]:
             state, found = step(carry[0], k)
             # What lanes that are no streams write, the next step overwrites.
-            return state, lax.dynamic_update_slice(carry[1], found, (k * streams.count,))
+            return state, lax.dynamic_update_slice(carry[1], found, (k * streams.number,))
 
         steps = jnp.minimum(streams.stream, streams.rows)
         buffer = lax.fori_loop(jnp.uint32(0), steps, body, (state, jnp.zeros(2 * size + most, jnp.uint8)))[1]
-        return at(buffer, places.place * streams.count + places.index), zeros_first
+        return at(buffer, places.place * streams.number + places.index), zeros_first
 
-    found, zeros_first = lax.switch(plan.coder, [nothing, lambda: symbols(False), lambda: symbols(True)])
+    branches = [nothing, lambda: coded_symbols(False), lambda: coded_symbols(True)]
+    symbols, zeros_first = lax.switch(plan.coder, branches)
     most_zeros = max(min(planes["tables"].size, size), 1)
-    return shifted(found, plan.rest) + rest_of(plan, streams, planes, places, zeros_first, most_zeros)
+    rest = rest_of(plan, streams, planes, places, zeros_first, most_zeros)
+    return (shifted(symbols, plan.rest) + rest).astype(word), symbols
 
 
 def coded_of(
@@ -219,21 +210,21 @@ def coded_of(
     plane = planes["tables"]
     if ans:
         numbers, first = frequencies(plane, plan.tables, plan.symbols, most_tables)
-        bits = plan.bits if isinstance(plan.bits, int) else MAX_ANS_BITS
+        bits = plan.bits if isinstance(plan.bits, int) else ANS_BITS[-1]
         tables = tables_of(lambda frequency: ans_table(frequency, plan.bits, bits), numbers, plan.tables)
     else:
         numbers, first = code_lengths(plane, plan.tables, plan.symbols, most_tables)
         tables = tables_of(huffman_table, numbers, plan.tables)
     labels, first = labels_of(plane, first, plan.tables, streams.units) if most_tables > 1 else (None, first)
     lane = jnp.arange(most, dtype=jnp.uint32)
-    lengths = jnp.where(lane < streams.count, at(planes["index"], lane), 0).astype(jnp.uint32)
+    lengths = jnp.where(lane < streams.number, at(planes["index"], lane), 0).astype(jnp.uint32)
     return Coded(ans, plan.bits, tables, labels, planes["streams"], jnp.cumsum(lengths) - lengths), first
 
 
 def rest_of(
     plan: Plan, streams: Streams, planes: Planes, places: Places, zeros_first: jax.Array, most: int
 ) -> jax.Array:
-    """The rest of all elements with what was dropped of it, uint32: each looks up its own in the chunk of its stream."""
+    """The rest of all elements with what was dropped of it, uint32: each looks up its own in its stream's chunk."""
     length = streams.length(places.band)
     columns_before = places.index % streams.columns
     first = places.band * streams.columns * chunk_bytes(streams.stream, plan.rest)
@@ -249,17 +240,18 @@ def rest_of(
     return shifted(look_up_rest(planes["raw"], first, length, places.place, plan.rest - zeros), zeros)
 
 
-def rearranged(u: jax.Array, arrangement: Any, palette: jax.Array, mantissa: int) -> jax.Array:
+def words_of(u: jax.Array, plan: Plan, palette: jax.Array) -> jax.Array:
     """Words from the arrangement that was coded."""
-    n = u.dtype.itemsize * 8
+    n, one = 8 * u.dtype.itemsize, u.dtype.type(1)
+    sign = jnp.asarray(plan.sign).astype(u.dtype) & (n - 1)
     arrangements = [
         lambda: u,
-        lambda: u ^ u.dtype.type(1 << (n - 1)),
-        lambda: (u >> 1) | (u << (n - 1)),
-        lambda: (((u >> mantissa) & 1) << (n - 1)) | (u >> (mantissa + 1) << mantissa) | (u & ((1 << mantissa) - 1)),
+        lambda: u ^ (one << (n - 1)),
+        lambda: (u >> sign >> 1 << sign) | (u & ((one << sign) - one)) | ((u >> sign) << (n - 1)),
         lambda: at(palette, u.astype(jnp.uint32)),
     ]
-    return arrangements[arrangement]() if isinstance(arrangement, int) else lax.switch(arrangement, arrangements)
+    how = plan.arrangement
+    return arrangements[how]() if isinstance(how, int) else lax.switch(how, arrangements)
 
 
 def patched(w: jax.Array, index: jax.Array, coded: jax.Array, own: jax.Array, palette: Any) -> jax.Array:
@@ -293,8 +285,3 @@ def from_words(words: jax.Array, spec: ArraySpec) -> jax.Array:
     if spec.dtype == "bool":
         return (words != 0).reshape(spec.known_shape)
     return lax.bitcast_convert_type(words, spec.numpy_dtype).reshape(spec.known_shape)
-
-
-def mantissa_bits(spec: ArraySpec) -> int:
-    """The bits of a float's mantissa; 0 for other dtypes."""
-    return jnp.finfo(spec.numpy_dtype).nmant if jnp.issubdtype(spec.numpy_dtype, jnp.floating) else 0

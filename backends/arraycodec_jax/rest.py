@@ -1,7 +1,7 @@
 """The rest of words, stored raw beside the streams: chunks of sections, one for each power of two in its width.
 
-The widest section comes first and holds the lowest bits. Sections of whole bytes are little-endian integers; in those of
-fewer bits, byte q of Q holds elements q, q + Q, q + 2Q, ... from its lowest bit on.
+The widest section comes first and holds the lowest bits. Sections of whole bytes are little-endian integers; in those
+of fewer bits, byte q of Q holds elements q, q + Q, q + 2Q, ... from its lowest bit on.
 """
 
 from __future__ import annotations
@@ -10,12 +10,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from arraycodec_jax.streams import at
 
 SECTIONS = (32, 16, 8, 4, 2, 1)
-UINTS = {8: jnp.uint8, 16: jnp.uint16, 32: jnp.uint32}
+UINTS = {8: np.uint8, 16: np.uint16, 32: np.uint32}
 
 
 def section_bytes(length: Any, width: int) -> Any:

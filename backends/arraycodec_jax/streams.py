@@ -41,7 +41,7 @@ class Streams(NamedTuple):
         return self.rows % self.stream
 
     @property
-    def count(self) -> Any:
+    def number(self) -> Any:
         return (self.rows + self.stream - 1) // self.stream * self.columns
 
     def length(self, band: jax.Array) -> jax.Array:
@@ -130,17 +130,15 @@ def huffman_table(lengths: jax.Array) -> jax.Array:
 
 def ans_table(frequency: jax.Array, bits: Any, most: int) -> jax.Array:
     """For each of 2^most states, of which 2^bits are used: a symbol, the bits to read << 8, what they add to << 16."""
-    total = jnp.uint32(1) << bits
-    ends = jnp.cumsum(frequency)
-    index = jnp.arange(1 << most, dtype=jnp.uint32)
-    symbol = runs(ends, 1 << most)
-    own = jnp.maximum(at(frequency, symbol), 1)
-    k = index - at(ends - frequency, symbol)
-    key = jnp.where(index < total, ((2 * k + 1) << 17) // own, jnp.uint32(0xFFFFFFFF))
-    order = jnp.argsort(key, stable=True)  # equal keys stay in the order of symbols
-    x, symbol = (own + k)[order], symbol[order].astype(jnp.uint32)
+    size = jnp.uint32(1) << bits
+    slot, ends = jnp.arange(1 << most, dtype=jnp.uint32), jnp.cumsum(frequency)
+    symbol = runs(ends, 1 << most)  # of a slot, and also of the states in order of their symbols
+    state = jnp.where(slot < size, slot * ((size >> 1) + (size >> 3) + 3) & (size - 1), slot)
+    order = jnp.argsort(jnp.zeros_like(symbol).at[state].set(symbol), stable=True)
+    x = jnp.maximum(at(2 * frequency - ends, symbol) + slot, 1)
     read = bits - (31 - lax.clz(x))
-    return symbol | ((read & 15) << 8) | (((x << read) - total) << 16)
+    entry = symbol.astype(jnp.uint32) | ((read & 15) << 8) | (((x << read) - size) << 16)
+    return jnp.zeros_like(entry).at[order].set(entry)
 
 
 def runs(ends: jax.Array, size: int) -> jax.Array:

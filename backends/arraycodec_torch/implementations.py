@@ -22,14 +22,17 @@ PLAIN = {
     "codebook": "arraycodec_torch.codebook",
     "linear": "arraycodec_torch.linear",
     "llm_int8": "arraycodec_torch.llm_int8",
+    "lossless": "arraycodec_torch.lossless",
     "microscaling": "arraycodec_torch.microscaling",
     "minifloat": "arraycodec_torch.minifloat",
     "nvfp4": "arraycodec_torch.nvfp4",
+    "tied": "arraycodec_torch.tied",
 }
 TRITON = {
     "codebook": "arraycodec_torch.triton_codebook",
     "linear": "arraycodec_torch.triton_linear",
     "llm_int8": "arraycodec_torch.triton_llm_int8",
+    "lossless": "arraycodec_torch.triton_lossless",
     "microscaling": "arraycodec_torch.triton_microscaling",
     "minifloat": "arraycodec_torch.triton_minifloat",
     "nvfp4": "arraycodec_torch.triton_nvfp4",

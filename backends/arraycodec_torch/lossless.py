@@ -1,7 +1,8 @@
 """`Lossless` as torch ops on any device: streams side by side, then symbols and rests merged to words, then patches.
 
-The plan and the tables, a few KB that say how large everything is, are read on the host in one transfer; whether all
-streams end where they should is read at the end. Encoding is for the host.
+The planes `plan`, `tables` and `index`, about a thousandth of the array, are read and checked on the host, and what
+follows from them goes back to the device; whether streams end where they should is read once more at the end. Encoding
+is for the host.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ import torch
 from arraycodec.base import Given, Planes
 from arraycodec.codecs.lossless import Lossless
 from arraycodec.errors import CorruptError, UnsupportedByBackend
-from arraycodec.primitives.entropy import tables as tables_plane
-from arraycodec.primitives.entropy.plan import FLOAT, NONE, PALETTE, SIGNED, SLACK, Plan
+from arraycodec.primitives.entropy.layout import Layout, layout_of
+from arraycodec.primitives.entropy.plan import FLOAT, NONE, PALETTE, SIGNED, Plan
 from arraycodec.primitives.entropy.rest import chunk_bytes, section_bytes
 from arraycodec.spec import ArraySpec
 from arraycodec_torch import arrays
@@ -30,36 +31,38 @@ class Band(NamedTuple):
     """Streams of one height beside and below each other; a flat array is a matrix of one column."""
 
     first: int  # stream
-    count: int  # of streams
+    number: int  # of streams
     height: int  # elements of each
     start: int  # the first element in the array
 
 
 class Job(NamedTuple):
-    """An encoded array on its device, with what has been read of it on the host."""
+    """An encoded array on its device, and its layout, which has been read on the host."""
 
-    plan: Plan
+    layout: Layout
     bits: int  # of a word
     columns: int
     bands: list[Band]  # at most one whole and one lower
     streams: Streams | None
     raw: torch.Tensor  # int64
-    places: torch.Tensor  # int64: the byte in `raw` at which the rest of each stream starts
-    zeros: np.ndarray  # uint8: low zero bits that each stream dropped
-    palette: torch.Tensor  # integers
-    patches: torch.Tensor  # integers
-    gaps: torch.Tensor  # int64: from one patch to the next
+    chunks: torch.Tensor  # int64: the byte in `raw` at which the rest of each stream starts
+    words: torch.Tensor  # integers: the palette and the patches
 
     @property
-    def count(self) -> int:
-        """The number of streams."""
-        return self.bands[-1].first + self.bands[-1].count
+    def plan(self) -> Plan:
+        """The scalars of the layout."""
+        return self.layout.plan
+
+    @property
+    def number(self) -> int:
+        """Of streams."""
+        return self.layout.streams.starts.size
 
     @property
     def whole(self) -> tuple[int, int]:
         """The number of streams with all elements, and the elements of the others."""
         last = self.bands[-1]
-        return (self.count if last.height == self.plan.stream else last.first), last.height
+        return (self.number if last.height == self.plan.stream else last.first), last.height
 
 
 def encode(x: torch.Tensor, codec: Lossless, given: Given) -> Planes:
@@ -85,79 +88,59 @@ def decode(codec: Lossless, planes: Planes, spec: ArraySpec, given: Given, out: 
 
 
 def load(planes: Planes, spec: ArraySpec) -> Job:
-    """Everything that decoding takes, checked as far as it can be without looking at the device again."""
-    n = spec.numpy_dtype.itemsize * 8
-    head = arrays.to_numpy(torch.cat([arrays.flat(planes[name]).view(torch.uint8) for name in ("plan", "tables")]))
-    plan = Plan.of(head[:64].view(np.uint32), n, spec.size)
-    columns = max(plan.columns, 1)
-    bands = bands_of(plan, spec.size // columns, columns)
-    heights = np.concatenate([np.full(band.count, band.height) for band in bands])
-    count = int((-(-heights // plan.unit)).sum())
-    own, labels, zeros = tables_plane.unpack(plan, head[64:], count, heights.size)
-    device = planes["plan"].device
-    words = integers(planes["words"], n)
-    index = integers(planes["index"], 16).to(torch.int64) & 0xFFFF
-    coded = heights.size if plan.coder != NONE else 0
-    places = places_of(plan, heights, zeros)
-    require("index", index.numel() >= coded, f"at least {coded} elements", index.numel())
-    require("words", words.numel() >= plan.palette, f"at least {plan.palette} elements", words.numel())
-    require("raw", planes["raw"].numel() == places[-1], f"{places[-1]} bytes", planes["raw"].numel())
-    streams = None
+    """What decoding takes, once the layout and the lengths of planes are found to go together."""
+    n, device = spec.numpy_dtype.itemsize * 8, planes["plan"].device
+    layout = layout_of(*read_small(planes), spec.size, n)
+    layout.check(planes["streams"].numel(), planes["raw"].numel())
+    plan, streams = layout.plan, None
     if plan.coder != NONE:
-        plane = planes["streams"]
-        require("streams", plane.numel() >= SLACK, f"at least {SLACK} bytes", plane.numel())
-        ends = index[:coded].cumsum(0)
-        starts = (ends - index[:coded]).clamp(max=plane.numel() - SLACK)  # whatever the index says
-        table = tables(plan, torch.from_numpy(own.astype(np.int32)).to(device))
-        first = torch.from_numpy(labels.astype(np.int32) << plan.bits).to(device)
-        streams = Streams(aligned(plane, 32), starts * 8, ends, table, first)
-    else:
-        require("streams", planes["streams"].numel() == 0, "no bytes", planes["streams"].numel())
+        table = tables(plan, torch.from_numpy(layout.tables.astype(np.int32)).to(device))
+        places = torch.from_numpy(layout.places).to(device)
+        labels = torch.from_numpy(layout.labels.astype(np.int32)).to(device) << plan.bits
+        streams = Streams(aligned(planes["streams"], 32), places[:-1] * 8, places[1:], table, labels)
+    columns = max(plan.columns, 1)
     return Job(
-        plan, n, columns, bands, streams, aligned(planes["raw"], 64),
-        torch.from_numpy(places[:-1]).to(device), zeros, words[: plan.palette], words[plan.palette :], index[coded:],
+        layout, n, columns, bands_of(plan, spec.size // columns, columns), streams, aligned(planes["raw"], 64),
+        torch.from_numpy(layout.chunks).to(device), integers(planes["words"], n),
     )  # fmt: skip
 
 
-def require(plane: str, holds: bool, allowed: str, got: int) -> None:
-    """Raise unless a plane has the length that the plan gives it."""
-    if not holds:
-        raise CorruptError(f"lossless: plane {plane!r} must have {allowed}, got {got}")
+def read_small(planes: Planes) -> list[np.ndarray]:
+    """The planes `plan`, `tables` and `index` on the host, in one transfer, and for `words` an array of its length."""
+    small = [arrays.flat(planes[name]) for name in ("plan", "tables", "index")]
+    data = arrays.to_numpy(torch.cat([integers(plane, 8) for plane in small]))
+    plan, tables, index = np.split(data, np.cumsum([plane.nbytes for plane in small[:2]]))
+    words = np.broadcast_to(np.uint8(0), planes["words"].shape)
+    return [plan.view(np.uint32), tables, np.frombuffer(index.tobytes(), np.uint16), words]
 
 
 def bands_of(plan: Plan, rows: int, columns: int) -> list[Band]:
     """The streams of a matrix: those of whole bands, then those of what is left below."""
     down, left = divmod(rows, plan.stream)
     whole = Band(0, down * columns, plan.stream, 0)
-    rest = Band(whole.count, columns, left, down * plan.stream * columns)
-    return [band for band in (whole, rest) if band.count * band.height]
-
-
-def places_of(plan: Plan, heights: np.ndarray, zeros: np.ndarray) -> np.ndarray:
-    """int64: the byte at which the rest of each stream starts, and the byte after the last."""
-    sizes = np.zeros(heights.size + 1, np.int64)
-    for height in np.unique(heights):
-        by_zeros = np.array([chunk_bytes(plan.rest - z, int(height)) for z in range(plan.rest + 1)])
-        sizes[1:][heights == height] = by_zeros[zeros[heights == height]]
-    return sizes.cumsum()
+    rest = Band(whole.number, columns, left, down * plan.stream * columns)
+    return [band for band in (whole, rest) if band.number * band.height]
 
 
 def merge(job: Job, band: Band, symbols: torch.Tensor | None, words: torch.Tensor) -> torch.Tensor:
     """Write the words of these streams; whether a palette has all of them. Tiles bound the memory that this takes."""
     device, plan = words.device, job.plan
-    target = words[band.start : band.start + band.count * band.height]
+    target = words[band.start : band.start + band.number * band.height]
     target = target.view(-1, band.height, job.columns).transpose(1, 2)
     right = torch.ones((), dtype=torch.bool, device=device)
     for zeros, tile in tiles(job, band, device):
-        u = load_rest(job.raw, job.places[tile], plan.rest - zeros, band.height) << min(zeros, 63)
-        if symbols is not None and plan.rest < job.bits:
-            u += symbols[: band.height, tile].t().to(torch.int64) << plan.rest
+        u = load_rest(job.raw, job.chunks[tile], plan.rest - zeros, band.height) << min(zeros, 63)
+        symbol = None if symbols is None else symbols[: band.height, tile].t().to(torch.int64)
+        if symbol is not None and plan.rest < job.bits:
+            u += symbol << plan.rest
         u = modulo(u + signed(plan.offset), job.bits)
         if plan.arrangement == PALETTE:
             inside = (u >= 0) & (u < plan.palette)
-            right, w = right & inside.all(), job.palette[torch.where(inside, u, 0)]
+            right, w = right & inside.all(), job.words[torch.where(inside, u, 0)]
         else:
             w = arranged_back(u, plan, job.bits).to(words.dtype)  # which drops what is above
+            if plan.lone and symbol is not None:
+                w = torch.where(symbol == plan.lone_symbol, job.words[0], w)
         stream = tile - band.first
         target[stream // job.columns, stream % job.columns] = w
     return right
@@ -165,7 +148,7 @@ def merge(job: Job, band: Band, symbols: torch.Tensor | None, words: torch.Tenso
 
 def tiles(job: Job, band: Band, device: torch.device) -> Iterator[tuple[int, torch.Tensor]]:
     """Streams that dropped the same number of zeros, and that number."""
-    own = job.zeros[band.first : band.first + band.count]
+    own = job.layout.zeros[band.first : band.first + band.number]
     rows = max(1, TILE.get(device.type, LARGE_TILE) // band.height)
     for zeros in np.unique(own).tolist():
         found = torch.from_numpy(np.flatnonzero(own == zeros) + band.first).to(device)
@@ -208,18 +191,11 @@ def arranged_back(u: torch.Tensor, plan: Plan, n: int) -> torch.Tensor:
 
 
 def finish(job: Job, right: torch.Tensor, words: torch.Tensor) -> None:
-    """Place the patches, and raise where something was not right; here the host waits for the device."""
-    if job.gaps.numel():
-        some = job.gaps > 0  # a gap of 0 goes on by 65535 and has no patch
-        at = (torch.where(some, job.gaps, 0xFFFF).cumsum(0) - 1)[some]
-        require("words", at.numel() == job.patches.numel(), f"{at.numel()} patches", job.patches.numel())
-        inside = at < words.numel()
-        right = right & inside.all()
-        words[torch.where(inside, at, 0)] = job.patches
-    else:
-        require("words", job.patches.numel() == 0, "no patches", job.patches.numel())
+    """Place the patches, and raise where something was not right: here the host waits for the device."""
+    if job.layout.patches.size:
+        words[torch.from_numpy(job.layout.patches).to(words.device)] = job.words[job.plan.palette :]
     if not right:
-        raise CorruptError("lossless: a stream, a palette or a patch does not end where it should")
+        raise CorruptError("lossless: a stream is not what its table and its length in the index say")
 
 
 def modulo(x: torch.Tensor, n: int) -> torch.Tensor:

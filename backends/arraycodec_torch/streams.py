@@ -26,7 +26,7 @@ class Streams(NamedTuple):
 
 
 def huffman_tables(lengths: torch.Tensor, bits: int) -> torch.Tensor:
-    """Look-up tables int32 (T, 2^bits) of canonical codes with these lengths (T, A); each is complete or one code alone.
+    """Look-up tables int32 (T, 2^bits) of canonical codes with these lengths (T, A), each complete or of one symbol.
 
     In order of length and symbol, codes are intervals of the numbers that `bits` bits are if the first is the highest.
     """
@@ -76,26 +76,21 @@ def decode_streams(plan: Plan, streams: Streams, whole: int, rest: int) -> tuple
     slack = LONGEST * (length + 1) // 32 + 2  # words that streams of any bits may read behind the last
     words = torch.nn.functional.pad(streams.words, (0, slack))
     pairs = torch.stack([words[:-1], words[1:]], dim=1).view(torch.int64).view(-1)  # 64 bits from every word on
-    units, mask = -(-plan.stream // plan.unit), (1 << plan.bits) - 1
-    lane = torch.arange(count, device=device)
-    at, state, label = streams.starts.clone(), torch.zeros_like(lane), torch.zeros_like(lane)
+    units, mask = -(-length // plan.unit), (1 << plan.bits) - 1
+    first_unit = torch.arange(count, device=device) * units
+    at, state, label = streams.starts.clone(), torch.zeros_like(first_unit), torch.zeros_like(first_unit)
     if plan.coder == ANS:
         state = pairs[at >> 5] >> (at & 31) & mask
         at += plan.bits
     for step in range(length):
-        if step == rest:
-            at, at_rest, state, state_rest = at[:whole], at[whole:], state[:whole], state[whole:]
-            lane, label = lane[:whole], label[:whole]
+        own = slice(count if step < rest else whole)
         if step % plan.unit == 0:
-            label = streams.labels[lane * units + step // plan.unit]
-        window = pairs[at >> 5] >> (at & 31)
-        entry = streams.table[label + (state if plan.coder == ANS else window & mask)]
+            label[own] = streams.labels[first_unit[own] + step // plan.unit].to(torch.int64)
+        window = pairs[at[own] >> 5] >> (at[own] & 31)
+        entry = streams.table[label[own] + (state[own] if plan.coder == ANS else window & mask)]
         taken = entry & 15
-        symbols[step, : len(lane)] = entry >> 8 & 255
-        at += taken
+        symbols[step, own] = ((entry >> 8) & 255).to(torch.uint8)
+        at[own] += taken
         if plan.coder == ANS:
-            state = (entry >> 16) + (window & ((1 << taken) - 1))
-    if whole and rest < length:
-        at, state = torch.cat([at, at_rest]), torch.cat([state, state_rest])
-    ended = ((at + 7) >> 3) == streams.ends
-    return symbols, (ended & (state == 0) if plan.coder == ANS else ended).all()
+            state[own] = (entry >> 16) + (window & ((1 << taken) - 1))
+    return symbols, ((((at + 7) >> 3) == streams.ends) & (state == 0)).all()

@@ -57,7 +57,7 @@ def launch(kernel: Any, programs: int, *arguments: Any, **constants: Any) -> Non
     """Run a kernel where its first argument is, not on the GPU that happens to be the current one."""
     device = arguments[0].device
     with torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext():
-        kernel[(programs,)](*arguments, **constants, **LAUNCH)
+        kernel[(programs,)](*arguments, **(LAUNCH | constants))
 
 
 def block_constants(patches: Plan) -> dict[str, Any]:
@@ -108,7 +108,7 @@ def extremes_of_tiles(source: torch.Tensor, kind: int, grid: Grid, signed: bool 
 
 def integers(x: torch.Tensor) -> torch.Tensor:
     """The elements as kernels take them: one after another, as unsigned integers."""
-    return x.view({1: torch.uint8, 2: torch.uint16, 4: torch.uint32}[x.element_size()])
+    return x.view({1: torch.uint8, 2: torch.uint16, 4: torch.uint32, 8: torch.uint64}[x.element_size()])
 
 
 def check_device(codec: Codec, device: torch.device) -> None:

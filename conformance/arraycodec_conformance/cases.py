@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,9 +11,11 @@ from arraycodec.base import Codec, Then
 from arraycodec.codecs.codebook import Codebook
 from arraycodec.codecs.linear import Linear
 from arraycodec.codecs.llm_int8 import LLMInt8
+from arraycodec.codecs.lossless import Lossless
 from arraycodec.codecs.microscaling import Microscaling
 from arraycodec.codecs.minifloat import Minifloat
 from arraycodec.codecs.nvfp4 import NVFP4
+from arraycodec.codecs.tied import Tied
 from arraycodec.registry import SCHEMES
 
 NESTED = Codebook("dynamic", block_size=256, offset=True)
@@ -25,14 +28,33 @@ RISING256 = np.concatenate([np.linspace(-1, -0.01, 127), np.linspace(0, 1, 129)]
 
 @dataclass(frozen=True)
 class Case:
-    """A codec, and the planes and inputs that encoding with it is given."""
+    """A codec, and the planes and inputs that encoding with it is given.
+
+    base  the array that is given as "base" to encode and to decode an array, made from that array
+    """
 
     codec: Codec
     given: dict[str, np.ndarray] = field(default_factory=dict, compare=False, hash=False)
+    base: Callable[[np.ndarray], np.ndarray] | None = field(default=None, compare=False, hash=False)
 
     def __str__(self) -> str:
         inputs = f"+{'+'.join(self.given)}" if self.given else ""
         return f"{_short(self.codec)}{inputs}"
+
+    def inputs(self, x: np.ndarray) -> dict[str, np.ndarray]:
+        """What decoding `x` is given."""
+        return {"base": self.base(x)} if self.base else {}
+
+    @property
+    def host_encoded(self) -> bool:
+        """Whether an implementation may leave encoding to the reference: lossless codecs, also as parts."""
+        return _lossless(self.codec)
+
+
+def _lossless(codec: Codec) -> bool:
+    if isinstance(codec, Then):
+        return _lossless(codec.outer) or any(_lossless(part) for _, part in codec.parts)
+    return codec.lossless
 
 
 def _short(codec: Codec) -> str:
@@ -100,4 +122,9 @@ CASES = [
     Case(NVFP4()),
     Case(NVFP4(arithmetic="eager")),
     Case(NVFP4(block_size=32), {"global_scale": HUNDRED}),
+    Case(Lossless()),
+    Case(Lossless("storage")),
+    Case(Lossless("inference")),
+    Case(Then(Codebook("nf4"), codes=Lossless(), absmax=Lossless("storage"))),
+    Case(Tied("embed.weight"), base=lambda x: x),
 ]

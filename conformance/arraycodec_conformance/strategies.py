@@ -41,7 +41,16 @@ class Recipe:
             x = x if self.distribution == "bits" else np.ldexp(x, self.exponent).astype(np.float32)
             for position, pattern in self.injected if size else ():
                 x[position % size : position % size + 1] = np.uint32(pattern).view(np.float32)
-            return x.astype(numpy_dtype(self.dtype)).reshape(self.shape)
+            return _cast(x, self.dtype).reshape(self.shape)
+
+
+def _cast(x: np.ndarray, dtype: str) -> np.ndarray:
+    """float32 as another dtype; to integers rounded, of what they cannot hold the nearest that both can."""
+    if not np.issubdtype(numpy_dtype(dtype), np.integer):
+        return x.astype(numpy_dtype(dtype))
+    limits = np.iinfo(dtype)
+    low, high = max(limits.min, -(2**62)), min(limits.max, 2**62)
+    return np.rint(np.nan_to_num(x.astype(np.float64))).clip(low, high).astype(dtype)
 
 
 def _thresholds(rng: np.random.Generator, size: int) -> np.ndarray:

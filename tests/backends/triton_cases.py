@@ -81,6 +81,11 @@ CASES: dict[str, list[Case]] = {
         Case(ac.LLMInt8(), (3, 4133), "bfloat16"),
         Case(ac.LLMInt8(), (8, 64), given={"scales": SCALES[:, None]}),
     ],
+    "lossless": [  # more in test_triton_lossless.py
+        Case(ac.Lossless(), (33, 130), "bfloat16"),
+        Case(ac.Lossless("storage"), (4099,)),
+        Case(ac.Lossless("inference"), (4099,), "bfloat16"),
+    ],
     "minifloat": [
         Case(ac.Minifloat(), (4096 * 2,)),
         Case(ac.codec("fp8-channel"), (24, 192), "bfloat16"),
@@ -126,6 +131,7 @@ MORE: dict[str, list[Case]] = {  # at level full and above
         Case(ac.LLMInt8(), (4099,), "float16"),
         Case(ac.LLMInt8(), (5, 1)),
     ],
+    "lossless": [Case(ac.Lossless("storage"), (4096 + 37,), "float16")],
     "minifloat": [
         Case(ac.Minifloat("float6_e3m2fn", block_size=(32, 48)), (65, 192)),
         Case(ac.Minifloat("float8_e5m2fnuz", block_size=(1, None)), (33, 130)),
@@ -149,6 +155,7 @@ MORE: dict[str, list[Case]] = {  # at level full and above
         Case(ac.NVFP4(), (1,)),
     ],
 }  # fmt: skip
+QUANTISERS = [family for family, own in CASES.items() if not own[0].codec.lossless]
 # What is run on all 2^16 patterns of a dtype: codecs whose steps are not those of another one here.
 EVERY_PATTERN: dict[str, list[Codec]] = {
     "bfloat16": [ac.Codebook("nf4"), ac.Microscaling("float8_e5m2", block_size=64), ac.NVFP4(arithmetic="eager")],

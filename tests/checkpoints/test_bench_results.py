@@ -186,7 +186,7 @@ def test_what_is_measured():
     changed = spiky != x
     assert changed.sum() == 10 and np.array_equal(spiky[changed], x[changed] * np.float32(OUTLIER))
     assert np.array_equal(spiky, outliers(x))
-    codecs = {name: registry.codec(name) for name in registry.SCHEMES}
+    codecs = {name: codec for name, codec in registry.SCHEMES.items() if not codec.lossless}
     assert list(distinct(codecs)) == [name for name in codecs if name != "fp8"]
     assert aliases(codecs) == {"fp8": "float8_e4m3fn"}
     whole = whole_arrays(codecs)

@@ -10,7 +10,7 @@ import pytest
 from safetensors.numpy import load_file as oracle_load
 
 import arraycodec as ac
-from arraycodec.checkpoints import compress as compress_module
+from arraycodec.checkpoints import coding
 from tests.checkpoints.support import listing, model, normal, write, write_raw
 
 ENCODED = ["embed.weight", "layers.0.up.weight", "layers.1.up.weight", "layers.0.odd.weight", "layers.0.conv.weight"]
@@ -167,18 +167,22 @@ def test_what_the_codec_makes_larger_stays_plain_unless_it_is_included(tmp_path,
     kind = type(ac.codec(xored))
     encode, decode = kind.encode, kind.decode
 
-    def growing(self, x, given=None):  # twice the bytes where the array holds ones
-        return {"bytes": np.tile(encode(self, x)["bytes"], 1 + int(x.reshape(-1)[0]))}
+    def growing(self, x, given=None):  # as many times the bytes as the array's elements say; of zeros only the first
+        whole, first = encode(self, x)["bytes"], int(x.reshape(-1)[0])
+        return {"bytes": np.tile(whole, first) if first else whole[:1]}
 
     def first(self, planes, spec, given=None, out=None):
-        return decode(self, {"bytes": planes["bytes"][: spec.nbytes]}, spec, given, out)
+        whole = np.tile(planes["bytes"], spec.nbytes)[: spec.nbytes]
+        return decode(self, {"bytes": whole}, spec, given, out)
 
     monkeypatch.setattr(kind, "encode", growing)
     monkeypatch.setattr(kind, "decode", first)
     monkeypatch.setattr(kind, "planes", lambda self, spec: {"bytes": ac.ArraySpec((None,), "uint8")})
-    src = write(tmp_path / "s.safetensors", {"a": np.zeros((64, 64)), "b": np.ones((64, 64)), "c": np.ones((64, 64))})
+    arrays = {name: np.full((64, 64), value, np.float64) for name, value in (("a", 0), ("b", 1), ("c", 2))}
+    src = write(tmp_path / "s.safetensors", arrays)
     report = ac.compress(src, tmp_path / "p.safetensors", xored, include=["c"])
-    assert [row.reason for row in report.rows] == ["float64 matrix", "the codec makes it larger", "included by c"]
+    reasons = ["float64 matrix", "does not shrink: stays plain", "included by c"]
+    assert [row.reason for row in report.rows] == reasons
     dry = ac.compress(src, tmp_path / "q.safetensors", xored, dry_run=True)
     assert dry.after is None and dry.ratio is None and dry.to_json()["bytes_after"] is None
     ac.decompress(tmp_path / "p.safetensors", tmp_path / "b.safetensors")
@@ -237,14 +241,14 @@ def test_files_are_not_overwritten_unless_asked(src, tmp_path):
 
 
 def test_a_failure_leaves_nothing_behind_and_names_file_and_tensor(src, tmp_path, monkeypatch):
-    encode, before = compress_module.api.encode, listing(tmp_path)
+    encode, before = coding.api.encode, listing(tmp_path)
 
     def fail(array, codec, **options):
         if array.shape == (96, 64):
             raise ac.ArgumentError("codebook: no")
         return encode(array, codec, **options)
 
-    monkeypatch.setattr(compress_module.api, "encode", fail)
+    monkeypatch.setattr(coding.api, "encode", fail)
     with pytest.raises(ac.ArgumentError, match=r"model\.safetensors: tensor 'layers.0.up.weight': codebook: no"):
         ac.compress(src, tmp_path / "p.safetensors")
     assert listing(tmp_path) == before

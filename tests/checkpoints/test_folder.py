@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import arraycodec as ac
-from arraycodec.checkpoints import compress as compress_module
+from arraycodec.checkpoints import coding
 from arraycodec.checkpoints.files import default_target
 from arraycodec.checkpoints.tree import scan
 from tests.checkpoints.support import listing, model, normal, shards, write, write_folder
@@ -56,14 +56,14 @@ def test_the_index_is_written_last(src, tmp_path, monkeypatch):
 
 
 def test_a_failure_in_the_second_shard_leaves_no_index(src, tmp_path, monkeypatch):
-    encode, dst = compress_module.api.encode, tmp_path / "packed"
+    encode, dst = coding.api.encode, tmp_path / "packed"
 
     def full(array, codec, **options):
         if array.shape == (16, 8, 3, 3):
             raise OSError(28, "No space left on device")
         return encode(array, codec, **options)
 
-    monkeypatch.setattr(compress_module.api, "encode", full)
+    monkeypatch.setattr(coding.api, "encode", full)
     second = {**shards(), "model-00003-of-00003.safetensors": {"conv": normal(16, 8, 3, 3)}}
     folder = write_folder(tmp_path / "three", second)
     with pytest.raises(OSError, match="No space left"):

@@ -12,9 +12,11 @@ from typing import Any
 import numpy as np
 import toy_linear
 import toy_llm_int8
+import toy_lossless
 import toy_microscaling
 import toy_minifloat
 import toy_nvfp4
+import toy_tied
 
 from arraycodec.base import Codec, Given, Planes, decode_with, encode_with
 from arraycodec.errors import ArgumentError, UnsupportedByBackend
@@ -24,13 +26,16 @@ NAME = "toy"
 IMPLEMENTATIONS = {"plain": sys.modules[__name__]}
 
 
-# codec name -> the module with `encode(codec, x, given)` and `decode(codec, planes, spec)` of that family
+# codec name -> the module with `encode(codec, x, given)` and `decode(codec, planes, spec)` of that family; decoding a
+# codec that has the input "base" takes it as a fourth argument
 WITNESSES = {
     "linear": toy_linear,
     "llm_int8": toy_llm_int8,
+    "lossless": toy_lossless,
     "microscaling": toy_microscaling,
     "minifloat": toy_minifloat,
     "nvfp4": toy_nvfp4,
+    "tied": toy_tied,
 }
 
 
@@ -83,7 +88,8 @@ def encode(x: ToyArray, codec: Codec, given: Given) -> Planes:
 def decode(codec: Codec, planes: Planes, spec: ArraySpec, given: Given, out: Any = None) -> ToyArray:
     if out is not None:
         raise UnsupportedByBackend("toy: out is not supported")
-    return ToyArray(decode_with(_decode, codec, {n: p.data for n, p in planes.items()}, spec, {}, None))
+    data, inputs = ({name: array.data for name, array in arrays.items()} for arrays in (planes, given))
+    return ToyArray(decode_with(_decode, codec, data, spec, inputs, None))
 
 
 # -- docs/format/codebook.md, step by step
@@ -133,7 +139,8 @@ def _encode(codec: Any, x: np.ndarray, given: Planes) -> Planes:
 
 def _decode(codec: Any, planes: Planes, spec: ArraySpec, given: Planes, out: None) -> np.ndarray:
     if codec.name in WITNESSES:
-        return WITNESSES[codec.name].decode(codec, planes, spec)
+        inputs = [given["base"]] if "base" in codec.inputs else []
+        return WITNESSES[codec.name].decode(codec, planes, spec, *inputs)
     codes = planes["codes"].ravel()
     if codec.bits == 4:
         codes = np.stack([codes >> 4, codes & 15], axis=1).ravel()

@@ -13,6 +13,7 @@ from arraycodec.base import Planes
 from arraycodec.spec import ArraySpec
 
 LONGEST = 14  # bits that a step reads
+REVERSED = [int(f"{i:0{LONGEST}b}"[::-1], 2) for i in range(1 << LONGEST)]
 HUFFMAN, SIGNED, FLOAT, PALETTE = 1, 1, 2, 3
 
 
@@ -22,7 +23,7 @@ def encode(codec: Any, x: np.ndarray, given: Planes) -> Planes:
 
 def decode(codec: Any, planes: Planes, spec: ArraySpec) -> np.ndarray:
     width, size = spec.numpy_dtype.itemsize, spec.size
-    coder, arrangement, r, low, high, S, U, C, B, T, A, P, drops, k = (int(word) for word in planes["plan"][:14])
+    coder, arrangement, r, low, high, S, U, C, B, T, A, P, drops, k, lone = (int(word) for word in planes["plan"][:15])
     integer, words = np.dtype(f"u{width}"), planes["words"].view(f"u{width}")
     places = streams_of(size, S, C) if size else []
     units = [-(-len(place) // U) for place in places] if coder else []
@@ -46,6 +47,8 @@ def decode(codec: Any, planes: Planes, spec: ArraySpec) -> np.ndarray:
         elif arrangement == FLOAT:
             u = unmoved(u.astype(np.uint64), k, 8 * width).astype(integer)
         out[place] = words[u] if arrangement == PALETTE else u
+        if lone:
+            out[place[np.array(symbols) == A - 1]] = words[0]
     gaps = index[len(units) :]
     patches = np.cumsum(np.where(gaps, gaps, 65535))[gaps > 0] - 1
     out[patches] = words[P:]
@@ -86,12 +89,11 @@ Table = tuple[list[int], list[int], list[int]]  # symbol, bits to read, base
 
 
 def huffman_table(lengths: np.ndarray) -> Table:
-    """By the next LONGEST bits; codes count up, so in bit-reversed order they fill the table from its start."""
+    """By the next LONGEST bits: read with the first bit on top, the codes fill the table from its start."""
     rows = [(int(n), s) for s, n in sorted(enumerate(lengths), key=lambda row: (row[1], row[0])) if n]
     filled = [row for row in rows for _ in range(1 << (LONGEST - row[0]))]
     filled = (filled * 2)[: 1 << LONGEST]  # of a symbol alone, either bit is the code
-    reverse = [int(f"{i:0{LONGEST}b}"[::-1], 2) for i in range(1 << LONGEST)]
-    return [filled[i][1] for i in reverse], [filled[i][0] for i in reverse], []
+    return [filled[i][1] for i in REVERSED], [filled[i][0] for i in REVERSED], []
 
 
 def ans_table(frequencies: np.ndarray) -> Table:

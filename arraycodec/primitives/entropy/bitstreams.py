@@ -222,7 +222,7 @@ def ans_write(symbols, drops, firsts, states, labels, unit, pieces, out, at):
         drop, first, to = drops[labels[k]], firsts[labels[k]], states[labels[k]]
         for i in range(min((k + 1) * unit, symbols.size) - 1, k * unit - 1, -1):
             symbol = symbols[i]
-            emit = (x + drop[symbol]) >> np.uint32(16)
+            emit = np.uint32(np.uint32(x + drop[symbol]) >> np.uint32(16))  # a lone symbol emits nothing: it wraps
             pieces[i] = np.uint64(x & ((one << emit) - one)) | (np.uint64(emit) << np.uint64(32))
             x = np.uint32(to[first[symbol] + np.int64(x >> emit)]) + size
     bits, count, low = np.uint64(x - size), np.uint64(log2_of(states.shape[1])), np.uint64(0xFFFFFFFF)

@@ -14,9 +14,9 @@ from typing import NamedTuple
 import numpy as np
 
 from arraycodec.primitives.entropy import ans, histogram, huffman
-from arraycodec.primitives.entropy.cluster import labels as clustered
-from arraycodec.primitives.entropy.costs import FRACTION, entropy, logarithms
-from arraycodec.primitives.entropy.histogram import BYTES, FLOATS, MANTISSA, RANGE, WINDOW
+from arraycodec.primitives.entropy.cluster import labelled
+from arraycodec.primitives.entropy.costs import FRACTION, entropies, logarithms
+from arraycodec.primitives.entropy.histogram import BYTES, FINE, FLOATS, MANTISSA, OTHER, RANGE, WINDOW
 from arraycodec.primitives.entropy.plan import (
     ANS,
     FLOAT,
@@ -43,9 +43,9 @@ STREAM = 4096  # elements of a stream where speed counts
 GAP = 16  # bits of the place of a patch
 WINDOW_BITS = 4  # of the exponent, in mode inference
 MIN_CODED = 64  # bytes of an array below which codes are not worth their tables
-TABLE_WEIGHT = (
-    2048  # bits that a table must save in mode balanced beyond its own, for it must be expanded and kept in cache
-)
+TABLE_BITS = 1500  # what a table must save in mode balanced: a third of that is stored, and expanding it takes time
+SLOW = ("EM3", "SEM2")  # fields with long codes, which decode slowly:
+SLOW_WEIGHT = 200  # in mode balanced they must save a bit for so many words
 
 
 class Field(NamedTuple):
@@ -66,6 +66,7 @@ class Units(NamedTuple):
     size: int  # elements of a unit
     columns: int
     histograms: np.ndarray  # uint16 (units, bins)
+    features: np.ndarray  # int16 (units, FEATURES)
     lows: np.ndarray  # the bits that are set in any of a unit's words
 
 
@@ -164,7 +165,7 @@ def _coded(
     found = []
     for unit, stream, columns in _layouts(words, shape, mode):
         units = _units(words, bins, unit, columns)
-        found.append(_best_tables(words, units, stream, bins[0], fields, mode))
+        found.append(_best_tables(words, units, stream, fields, mode))
     return _least(found)
 
 
@@ -189,16 +190,17 @@ def _units(words: np.ndarray, bins: tuple[int, int, int, int], unit: int, column
     size = {BYTES: histogram.BYTE_BINS, RANGE: histogram.RANGE_BINS, FLOATS: histogram.FLOAT_BINS}[kind]
     bands = -(-(words.size // columns if columns else words.size) // unit)
     out = np.empty((bands * max(columns, 1), size), np.uint16)
+    features = np.empty((out.shape[0], histogram.FEATURES), np.int16)
     lows = np.empty(out.shape[0], words.dtype)
 
     def work(first: int, last: int) -> None:
         if columns:
-            histogram.of_columns(words, columns, unit, *bins, out, lows, first, last)
+            histogram.of_columns(words, columns, unit, *bins, out, features, lows, first, last)
         else:
-            histogram.of_units(words, unit, *bins, out, lows, first, last)
+            histogram.of_units(words, unit, *bins, out, features, lows, first, last)
 
     split(work, bands, words.size)
-    return Units(unit, columns, out, lows)
+    return Units(unit, columns, out, features, lows)
 
 
 def _fields(words: np.ndarray, dtype: str, field: str | None) -> tuple[tuple[int, int, int, int], list[Field]]:
@@ -238,16 +240,16 @@ def _window(counts: np.ndarray, width: int) -> int:
 @cache
 def _float_fields(mantissa: int, first: int, second: int) -> list[Field]:
     """E, EM1..EM3 and, with the sign as the symbol's lowest bit, SE, SEM1, SEM2."""
-    fine = np.arange(2 * WINDOW << MANTISSA)
-    sign, number = fine >> 8, (fine & 255) + (first << MANTISSA)
+    fine = np.r_[0:FINE, FINE + OTHER : 2 * FINE + OTHER]
+    sign, number = fine >= FINE, fine % (FINE + OTHER) + (first << MANTISSA)
     fields = []
     for signed, most in ((0, 3), (1, 2)):
         for top in range(most + 1):
             symbols = np.full(histogram.FLOAT_BINS, -1, np.int16)
             start = (first << top) << signed if top or signed else second
-            symbols[: fine.size] = (((number >> (MANTISSA - top)) << signed) | (sign & signed)) - start
+            symbols[fine] = (((number >> (MANTISSA - top)) << signed) | (sign & signed)) - start
             if not top and not signed:
-                symbols[fine.size : fine.size + 256] = np.arange(256)
+                symbols[FINE : FINE + OTHER] = np.arange(OTHER)
             rest = mantissa + 1 - top - signed
             name = "SE"[1 - signed :] + (f"M{top}" if top else "")
             fields.append(Field(name, FLOAT, rest, rest - 1 + signed, symbols, start, 0))
@@ -297,61 +299,40 @@ class Tables(NamedTuple):
     index: int  # bits of a table's index
 
 
-def _best_tables(
-    words: np.ndarray, units: Units, stream: int, kind: int, fields: list[Field], mode: str
-) -> tuple[int, Choice]:
+def _best_tables(words: np.ndarray, units: Units, stream: int, fields: list[Field], mode: str) -> tuple[int, Choice]:
     """The field and the tables for these units."""
     ideal, bits = mode == "storage", 8 * words.itemsize
-    labels, count = _labels(units, kind, words.size, ideal)
+    most = min(128 if ideal else 16, units.lows.size // (4 if ideal else 8), words.size >> 15)
+    table = 1500 if ideal else TABLE_BITS
+    labels, count, _ = labelled(units.features, most, table, 8 if ideal else 3, 4096 if ideal else 1024)
     sums = np.zeros((count, units.histograms.shape[1]), np.int64)
     histogram.by_label(units.histograms, labels, sums)
     zeros = _zeros(units, stream, bits)
-    per_stream = 16 + 4 + (16 if ideal else 0)
-    streams = -(-units.lows.size // max(1, stream // units.size))
-    side = streams * per_stream + (units.lows.size * (count - 1).bit_length())
+    side = zeros.size * (36 if ideal else 20) + (units.lows.size * (count - 1).bit_length())
+    entropies_of, outside_of = entropies(sums, np.stack([field.symbols for field in fields]), logarithms())
     best = None
-    for field in fields:
-        counts = _folded(sums, field.symbols)
-        outside = words.size - int(counts.sum())
-        estimate = sum(entropy(row, logarithms()) for row in counts) >> FRACTION
-        dropped, rest = _dropped(zeros, field, words.size, stream, bits)
-        cost = estimate + outside * (GAP + bits) + rest
+    for field, code, outside in zip(fields, entropies_of, outside_of, strict=True):
+        dropped, rest = _dropped(zeros, field, words.size, stream)
+        cost = (int(code) >> FRACTION) + int(outside) * (GAP + bits) + rest
+        if not ideal and field.name in SLOW:
+            cost += words.size // SLOW_WEIGHT
         if best is None or cost < best[0]:
-            best = cost, field, counts, outside, dropped, rest
-    _, field, counts, outside, dropped, rest = best
-    tables = (
-        _huffman(counts, bits)
-        if not ideal
-        else min((_ans(counts, bits, b) for b in (12, 13, 14)), key=lambda t: t.bits)
-    )
+            best = cost, field, int(outside), dropped, rest
+    assert best is not None
+    _, field, outside, dropped, rest = best
+    counts = _folded(sums, field.symbols)
+    if ideal:
+        tables = min((_ans(counts, bits, index) for index in (12, 13, 14)), key=lambda tables: tables.bits)
+    else:
+        tables = _huffman(counts, bits)
     offset = (((field.first + tables.first) << field.rest) + field.offset) % (1 << bits)
     plan = Plan(
-        ANS if ideal else HUFFMAN, field.arrangement, field.rest, offset, stream, units.size if count > 1 and ideal else stream,
-        units.columns, tables.index, count, tables.tables.shape[1], 0, int(dropped is not None), field.sign,
+        ANS if ideal else HUFFMAN, field.arrangement, field.rest, offset, stream,
+        units.size if count > 1 and ideal else stream, units.columns, tables.index, count, tables.tables.shape[1], 0,
+        int(dropped is not None), field.sign,
     )  # fmt: skip
     cost = tables.bits + outside * (GAP + bits) + rest + side
     return cost, _choice(plan, words, tables.tables, labels if count > 1 else None, dropped)
-
-
-def _labels(units: Units, kind: int, size: int, ideal: bool) -> tuple[np.ndarray, int]:
-    """The label of each unit, and the number of tables."""
-    number = units.lows.size
-    features = np.empty((number, histogram.FEATURES), np.int16)
-    histogram.features_of(units.histograms, kind, features)
-    total = features.sum(0, dtype=np.int64)
-    best, cost = (np.zeros(number, np.uint8), 1), int(entropy(total, logarithms())) >> FRACTION
-    most = min(256 if ideal else 32, number // 2, size >> 15)
-    table = 1500 if ideal else 500 + TABLE_WEIGHT
-    tables = 2
-    while tables <= most:
-        labels, bits = clustered(features, tables, 8 if ideal else 4, 4096 if ideal else 1024)
-        bits += number * (tables - 1).bit_length() + (tables - 1) * table
-        if bits >= cost:
-            break
-        used, labels = np.unique(labels, return_inverse=True)
-        best, cost = (labels.astype(np.uint8), used.size), bits
-        tables *= 2
-    return best
 
 
 def _folded(sums: np.ndarray, symbols: np.ndarray) -> np.ndarray:
@@ -372,7 +353,7 @@ def _zeros(units: Units, stream: int, bits: int) -> np.ndarray:
     return np.where(lows > 0, np.log2(np.maximum(lowest, 1).astype(np.float64)), bits).astype(np.int64)
 
 
-def _dropped(zeros: np.ndarray, field: Field, size: int, stream: int, bits: int) -> tuple[np.ndarray | None, int]:
+def _dropped(zeros: np.ndarray, field: Field, size: int, stream: int) -> tuple[np.ndarray | None, int]:
     """The zeros that the rest of each stream drops, None if it does not pay, and the bits of the rest of the array."""
     most = min(field.rest, field.sign) if field.arrangement == FLOAT else field.rest
     if field.offset or not most or not zeros.any():

@@ -7,52 +7,67 @@ from __future__ import annotations
 
 import numpy as np
 
-from arraycodec.primitives.entropy.costs import log2, logarithms
+from arraycodec.primitives.entropy.costs import FRACTION, entropy, log2, logarithms
 from arraycodec.primitives.jit import inlined, kernel
 
 DIGITS = 8  # of the lengths below the point: a length and a count are 16-bit integers, a unit's code is 32
 LONGEST = 24 << DIGITS
+SMOOTH = 4  # a bin that a table has never seen counts as 2^-SMOOTH elements
 
 
-def labels(features: np.ndarray, tables: int, rounds: int, sample: int) -> tuple[np.ndarray, int]:
-    """The label of each unit, uint8, and the bits of their features in all.
+def labelled(features: np.ndarray, most: int, table: int, rounds: int, sample: int) -> tuple[np.ndarray, int, int]:
+    """The label of each unit, uint8; the number of labels; and the bits of all features, labels and tables.
 
-    features  int16 (units, F); tables are made for at most `sample` of them, evenly spaced
+    features  int16 (units, F)
+    most      tables at first, from which those are merged that cost more than they save
+    table     bits of a table
+    sample    units, evenly spaced, for which the first tables are made
     """
-    units = features.shape[0]
-    found, lengths = np.zeros(units, np.uint8), np.zeros((tables, features.shape[1]), np.int16)
-    step = max(1, units // sample)
+    found = np.zeros(features.shape[0], np.uint8)
+    step = max(1, features.shape[0] // sample)
     some = np.ascontiguousarray(features[::step]) if step > 1 else features
-    train(some, lengths, found[: some.shape[0]], rounds, logarithms())
-    bits = assign(features, lengths, found)
-    return found, bits >> DIGITS
+    count, bits = group(features, some, found, max(most, 1), table << FRACTION, rounds, logarithms())
+    return found, int(count), int(bits) >> FRACTION
+
+
+@kernel
+def group(features, some, found, most, table, rounds, logs):
+    """Make tables for `some` units, give each unit one, and merge tables; their number, and the bits of all."""
+    lengths = np.empty((most, features.shape[1]), np.int16)
+    sums = np.zeros((most, features.shape[1]), np.int64)
+    if most > 1:
+        if some.shape[0] == features.shape[0]:
+            train(some, lengths, found, rounds, logs)
+        else:
+            train(some, lengths, np.empty(some.shape[0], np.uint8), rounds, logs)
+            assign(features, lengths, found)
+    add_up(features, found, sums)
+    return merge(sums, found, table, logs)
 
 
 @kernel
 def train(features, lengths, found, rounds, logs):
     """Make the tables of `lengths`; at first a table has the units that are neighbours in the order of their means."""
     units, size = features.shape
-    tables = lengths.shape[0]
+    tables, half = lengths.shape[0], size >> 1
     means = np.empty(units, np.int64)
     for u in range(units):
         total, moment = np.int64(1), np.int64(0)
-        for k in range(size):
-            # Sign and exponent: the halves are those of one and the other sign.
-            total += features[u, k]
-            moment += np.int64(features[u, k]) * (k % (size >> 1))
-        means[u] = (moment << 16) // total
-    order = np.argsort(means, kind="mergesort")
+        for k in range(half):  # the halves are those of one and the other sign, or of bytes
+            both = np.int64(features[u, k]) + np.int64(features[u, half + k])
+            total += both
+            moment += both * k
+        means[u] = ((moment << 16) // total) << 20 | u
+    means.sort()
     for i in range(units):
-        found[order[i]] = i * tables // units
+        found[means[i] & 0xFFFFF] = i * tables // units
     sums = np.empty((tables, size), np.int64)
     before = np.int64(-1)
     for _ in range(rounds):
         sums[:] = 0
-        for u in range(units):
-            for k in range(size):
-                sums[found[u], k] += features[u, k]
+        add_up(features, found, sums)
         measure(sums, lengths, logs)
-        bits = assign_units(features, lengths, found)
+        bits = assign(features, lengths, found)
         if before >= 0 and bits >= before - (before >> 12):
             break
         before = bits
@@ -60,18 +75,27 @@ def train(features, lengths, found, rounds, logs):
 
 @inlined
 def measure(sums, lengths, logs):
-    """The code lengths of each table; a symbol that does not occur counts as a sixteenth."""
+    """The code lengths of each table."""
     for t in range(sums.shape[0]):
         total = np.int64(sums.shape[1])
         for k in range(sums.shape[1]):
-            total += sums[t, k] << 4
+            total += sums[t, k] << SMOOTH
+        whole = log2(total, logs)
         for k in range(sums.shape[1]):
-            length = (log2(total, logs) - log2((sums[t, k] << 4) + 1, logs)) >> 8
-            lengths[t, k] = min(length, LONGEST)
+            lengths[t, k] = min((whole - log2((sums[t, k] << SMOOTH) + 1, logs)) >> (FRACTION - DIGITS), LONGEST)
 
 
 @inlined
-def assign_units(features, lengths, found):
+def add_up(features, found, sums):
+    """Add each unit's features to the sums of its label."""
+    for u in range(features.shape[0]):
+        t = found[u]
+        for k in range(features.shape[1]):
+            sums[t, k] += features[u, k]
+
+
+@inlined
+def assign(features, lengths, found):
     """Give each unit the first of the tables under which its code is the shortest; the bits in all."""
     units, size = features.shape
     bits = np.int64(0)
@@ -89,6 +113,68 @@ def assign_units(features, lengths, found):
 
 
 @kernel
-def assign(features, lengths, found):
-    """`assign_units` of all units."""
-    return assign_units(features, lengths, found)
+def merge(sums, found, table, logs):
+    """Merge the two tables for which that costs the least, again and again, and keep the cheapest of all numbers."""
+    tables, size = sums.shape
+    own = np.empty(tables, np.int64)
+    alive = np.zeros(tables, np.bool_)
+    count, codes = 0, np.int64(0)
+    for t in range(tables):
+        own[t] = entropy(sums[t], logs)
+        alive[t] = sums[t].sum() > 0
+        count += alive[t]
+        codes += own[t]
+    rises = np.zeros((tables, tables), np.int64)
+    both = np.empty(size, np.int64)
+    for a in range(tables):
+        for b in range(a):
+            if alive[a] and alive[b]:
+                rises[a, b] = rise(sums, own, a, b, both, logs)
+    into = np.arange(tables)  # after all merges so far
+    best, best_into, best_count = cost_of(codes, count, found.size, table), into.copy(), max(count, 1)
+    while count > 1:
+        to, gone, least = 0, 0, np.int64(-1)
+        for a in range(tables):
+            for b in range(a):
+                if alive[a] and alive[b] and (least < 0 or rises[a, b] < least):
+                    to, gone, least = b, a, rises[a, b]
+        sums[to] += sums[gone]
+        own[to] = entropy(sums[to], logs)
+        alive[gone] = False
+        codes += least
+        count -= 1
+        for t in range(tables):
+            if into[t] == gone:
+                into[t] = to
+            if alive[t] and t != to:
+                rises[max(t, to), min(t, to)] = rise(sums, own, t, to, both, logs)
+        bits = cost_of(codes, count, found.size, table)
+        if bits <= best:
+            best, best_count = bits, count
+            best_into[:] = into
+    numbers, at = np.full(tables, -1, np.int64), 0
+    for u in range(found.size):
+        t = best_into[found[u]]
+        if numbers[t] < 0:
+            numbers[t] = at
+            at += 1
+        found[u] = numbers[t]
+    return max(at, 1), best
+
+
+@inlined
+def cost_of(codes, count, units, table):
+    """The bits of codes, tables and labels."""
+    width = 0
+    while (1 << width) < count:
+        width += 1
+    return codes + count * table + ((units * width) << FRACTION)
+
+
+@inlined
+def rise(sums, own, a, b, both, logs):
+    """What merging two tables costs."""
+    for k in range(both.size):
+        both[k] = sums[a, k] + sums[b, k]
+    return entropy(both, logs) - own[a] - own[b]
+

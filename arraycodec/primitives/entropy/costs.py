@@ -32,7 +32,7 @@ def log2(x, logs):
     return (((bits >> 52) - 1023) << 16) + logs[(bits >> 40) & 0xFFF]
 
 
-@kernel
+@inlined
 def entropy(counts, logs):
     """The bits of an ideal code for symbols with these counts, made for them; with FRACTION digits."""
     total, found = np.int64(0), np.int64(0)
@@ -42,3 +42,24 @@ def entropy(counts, logs):
             total += count
             found -= count * log2(count, logs)
     return found + total * log2(total, logs) if total else found
+
+
+@kernel
+def entropies(sums, symbols, logs):
+    """The bits of ideal codes of each field, and the words that have none.
+
+    sums     int64 (T, bins): of the words of each table
+    symbols  int16 (fields, bins): the symbol 0..255 of each bin, or -1
+    """
+    tables, fields = sums.shape[0], symbols.shape[0]
+    bits, outside = np.zeros(fields, np.int64), np.zeros(fields, np.int64)
+    counts = np.empty(257, np.int64)
+    for f in range(fields):
+        for t in range(tables):
+            counts[:] = 0
+            for b in range(symbols.shape[1]):
+                counts[1 + symbols[f, b]] += sums[t, b]
+            outside[f] += counts[0]
+            counts[0] = 0
+            bits[f] += entropy(counts, logs)
+    return bits, outside

@@ -12,6 +12,7 @@ import numpy as np
 
 from arraycodec.errors import CorruptError
 from arraycodec.primitives.entropy.bitfields import pack_bits, pack_frequencies, unpack_bits, unpack_frequencies
+from arraycodec.spec import DTYPES, ArraySpec
 
 WORDS = 16  # of the plane
 RAW, EQUAL, CODED = range(3)  # coders
@@ -46,11 +47,12 @@ class DifferencePlan(NamedTuple):
         return np.array([*self, 0], np.uint32)
 
     @classmethod
-    def of(cls, plane: np.ndarray, bits: int, size: int) -> DifferencePlan:
-        """The plan in a plane, for an array of `size` words of so many bits; CorruptError where it breaks a rule."""
+    def of(cls, plane: np.ndarray, spec: ArraySpec) -> DifferencePlan:
+        """The plan in a plane, for an array of this spec; CorruptError where it breaks a rule."""
         words = [int(word) for word in np.asarray(plane).reshape(-1)]
         plan = cls(*words[:15])
-        rules = plan._coded_rules(bits) if plan.coder == CODED else plan._other_rules()
+        bits, size = DTYPES[spec.dtype].bits, spec.size
+        rules = plan._coded_rules(bits, spec.dtype) if plan.coder == CODED else plan._other_rules()
         rules += [
             ("a raw array where it is empty", size > 0 or plan.coder == RAW),
             ("zero in the unused word", words[15:] == [0]),
@@ -65,7 +67,7 @@ class DifferencePlan(NamedTuple):
             ("zeros beside coder 0 and 1", not any(self[1:])),
         ]
 
-    def _coded_rules(self, n: int) -> list[tuple[str, bool]]:
+    def _coded_rules(self, n: int, dtype: str) -> list[tuple[str, bool]]:
         return [
             (f"streams of 1..{MAX_STREAM} elements", 1 <= self.stream <= MAX_STREAM),
             ("units that divide the streams", 1 <= self.unit <= self.stream and self.stream % self.unit == 0),
@@ -80,8 +82,8 @@ class DifferencePlan(NamedTuple):
             ("1..256 labels", 1 <= self.labels <= 256),
             (f"at most {MAX_CURVES} curves", self.curves <= MAX_CURVES),
             (f"fewer than {n} bits without an index", self.curve_shift < (n if self.curves else 1)),
-            ("scaled 0 or 1, of words of 32 bits", self.scaled <= (n == 32)),
-        ]  # fmt: skip
+            ("scaled 0, or 1 of float32", self.scaled <= (dtype == "float32")),
+        ]
 
     def most_symbols(self, n: int) -> int:
         """The symbols that differences of n bits have."""

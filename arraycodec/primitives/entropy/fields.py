@@ -43,22 +43,35 @@ def constants(plan: Plan, word: np.dtype) -> Constants:
 
 
 @kernel
-def words_of(symbols, zeros, arrangement, c, palette, words):
-    """Words of symbols and of their rests, which `words` holds; False where a palette has no such word."""
+def words_of(symbols, zeros, arrangement, c, palette, lone, words):
+    """Words of symbols and of their rests, which `words` holds; False where a palette has no such word.
+
+    lone  the symbol of the palette's only word, where the arrangement is not that of a palette; 256: there is none
+    """
     word = words.dtype.type
-    one, z = word(1), word(1 << zeros)
+    one = word(1)
+    offset, scale, above, sign, raise_sign, below = c.offset, c.scale, c.above, c.sign, c.raise_sign, c.below
+    if zeros:
+        for i in range(words.size):
+            words[i] = word(words[i] << word(zeros))
+    if arrangement == FLOAT:  # every step is cut to the word's type, or the loop would run on words of 64 bits
+        for i in range(words.size):
+            u = word(word(word(word(symbols[i]) * scale) + words[i]) + offset)
+            moved = word(word(u & above) >> one)
+            words[i] = word(word(moved | word(u & below)) | word(word(u & sign) * raise_sign))
+    else:
+        for i in range(words.size):
+            words[i] = word(word(word(word(symbols[i]) * scale) + words[i]) + offset) ^ c.flip
+    if lone < 256:
+        _place(symbols, np.uint8(lone), palette[0], words)
+    return _look_up(palette, words) if arrangement == PALETTE else True
+
+
+@inlined
+def _place(symbols, lone, lone_word, words):
+    """The lone word wherever its symbol is."""
     for i in range(words.size):
-        words[i] = word(symbols[i]) * c.scale + words[i] * z + c.offset
-    if arrangement == FLOAT:
-        for i in range(words.size):
-            u = words[i]
-            words[i] = (word(u & c.above) >> one) | word(word(u & c.sign) * c.raise_sign) | (u & c.below)
-    elif arrangement == SIGNED:
-        for i in range(words.size):
-            words[i] ^= c.flip
-    elif arrangement == PALETTE:
-        return _look_up(palette, words)
-    return True
+        words[i] = lone_word if symbols[i] == lone else words[i]
 
 
 @inlined

@@ -12,8 +12,9 @@ from arraycodec.primitives.jit import inlined, kernel
 RUN = 4096  # elements whose bins are computed at once
 MANTISSA = 3  # top bits of a float's mantissa in its bin
 WINDOW = 32  # exponents that have fine bins
-EXPONENTS = 256  # exponents that have at least a bin
-FLOAT_BINS = 2 * (WINDOW << MANTISSA) + EXPONENTS + 1  # sign and fine bins, exponents of other words, all others
+FINE = WINDOW << MANTISSA
+OTHER = 256  # exponents that have a bin of their own, sign and mantissa not told apart, when they are outside the window
+FLOAT_BINS = 2 * FINE + OTHER + 1  # fine bins of positive words, other exponents, fine bins of negative words, the rest
 BYTE_BINS = 256
 RANGE_BINS = 257  # the last for words outside of the range
 FEATURES = 64  # coarse bins by which units are compared: exponent and sign of floats, the top 6 bits of bytes
@@ -27,37 +28,58 @@ def bins_of(piece, bins, kind, first, second, shift):
 
     BYTES   the word
     RANGE   (word - first) >> shift, modulo 2^n; from 256 on 256
-    FLOATS  sign, exponent - first and MANTISSA bits where the exponent is in the window; else exponent - second
+    FLOATS  exponent - first, MANTISSA bits where that is in the window; else exponent - second
     """
     if kind == BYTES:
         for i in range(piece.size):
             bins[i] = piece[i]
     elif kind == RANGE:
+        word = piece.dtype.type
         for i in range(piece.size):
-            bins[i] = min(np.uint64((np.uint64(piece[i]) - np.uint64(first)) >> np.uint64(shift)), np.uint64(256))
-    else:
-        width = np.uint16(8 * piece.itemsize - 1 - shift)  # of exponent and mantissa bits
-        low = np.uint16((np.uint16(1) << width) - np.uint16(1))
-        start, coarse = np.uint16(first << 3), np.uint16(second)
+            bins[i] = min(np.uint64(word(piece[i] - word(first)) >> np.uint64(shift)), np.uint64(256))
+    elif shift == 4:  # a shift that the compiler knows, so that it works with lanes of 16 bits: bfloat16,
+        fine_bins(piece, bins, first, second, np.uint16(4), np.uint16(0x7FF))
+    elif shift == 7:  # float16,
+        fine_bins(piece, bins, first, second, np.uint16(7), np.uint16(0xFF))
+    elif shift == 20:  # float32,
+        fine_bins(piece, bins, first, second, np.uint16(20), np.uint16(0x7FF))
+    else:  # float64
+        fine_bins(piece, bins, first, second, np.uint16(49), np.uint16(0x3FFF))
+
+
+@inlined
+def fine_bins(piece, bins, first, second, shift, mask):
+    """The bins of floats."""
+    start, negative = np.uint16(first << 3), np.uint16(8 * piece.itemsize - 10)
+    for i in range(piece.size):
+        number = np.uint16(np.uint16(piece[i] >> shift) & mask)
+        sign = np.uint16(np.uint16(piece[i] >> negative) & np.uint16(0x200))
+        bins[i] = sign | min(np.uint16(number - start), np.uint16(FINE))
+    any_bins = np.uint16(0)
+    for i in range(piece.size):
+        any_bins |= bins[i]
+    if any_bins & np.uint16(FINE):
+        coarse = np.uint16(second)
         for i in range(piece.size):
-            top = np.uint16(piece[i] >> shift)
-            number = np.uint16(top & low)
-            fine = np.uint16(number - start)
-            sign = np.uint16((top >> width) << np.uint16(8))
-            other = min(np.uint16((number >> np.uint16(3)) - coarse), np.uint16(256))
-            bins[i] = np.uint16(sign | fine) if fine < np.uint16(256) else np.uint16(other + np.uint16(512))
+            if bins[i] & np.uint16(FINE):
+                other = min(np.uint16(((np.uint16(piece[i] >> shift) & mask) >> np.uint16(3)) - coarse), np.uint16(OTHER))
+                bins[i] = np.uint16(FINE) + (other if other < np.uint16(OTHER) else np.uint16(2 * FINE))
 
 
 @kernel
-def of_units(words, unit, kind, first, second, shift, out, lows, start, stop):
+def of_units(words, unit, kind, first, second, shift, out, features, lows, start, stop):
     """The histograms of units start..stop of the flattened array, and the bits that any of its words has set.
 
-    out  uint16 (units, bins); lows  the words' dtype (units,)
+    out       uint16 (units, bins)
+    features  int16 (units, FEATURES)
+    lows      the words' dtype (units,)
     """
     size = out.shape[1]
     counts = np.zeros((4, size), np.uint16)
     bins = np.empty(RUN, np.uint16)
     c0, c1, c2, c3 = counts[0], counts[1], counts[2], counts[3]
+    one, low_16 = np.uint16(1), np.uint64(0xFFFF)
+    fours = bins.view(np.uint64)
     for u in range(start, stop):
         end = min((u + 1) * unit, words.size)
         low = words[u * unit]
@@ -66,23 +88,45 @@ def of_units(words, unit, kind, first, second, shift, out, lows, start, stop):
             for i in range(piece.size):
                 low |= piece[i]
             bins_of(piece, bins, kind, first, second, shift)
-            fours = piece.size >> 2
-            for i in range(fours):
-                c0[bins[4 * i]] += np.uint16(1)
-                c1[bins[4 * i + 1]] += np.uint16(1)
-                c2[bins[4 * i + 2]] += np.uint16(1)
-                c3[bins[4 * i + 3]] += np.uint16(1)
-            for i in range(4 * fours, piece.size):
-                c0[bins[i]] += np.uint16(1)
+            for i in range(piece.size >> 2):
+                four = fours[i]
+                c0[four & low_16] += one
+                c1[(four >> np.uint64(16)) & low_16] += one
+                c2[(four >> np.uint64(32)) & low_16] += one
+                c3[four >> np.uint64(48)] += one
+            for i in range(piece.size & ~3, piece.size):
+                c0[bins[i]] += one
         lows[u] = low
         row = out[u]
         for i in range(size):
             row[i] = np.uint16(np.uint16(c0[i] + c1[i]) + np.uint16(c2[i] + c3[i]))
         counts[:] = 0
+        fold(row, kind, features[u])
+
+
+@inlined
+def fold(row, kind, features):
+    """The features of a unit: groups of bins added up; what is outside the window is left out."""
+    if kind == FLOATS:
+        for k in range(32):
+            features[k] = total(row, 8 * k, 8)
+            features[32 + k] = total(row, FINE + OTHER + 8 * k, 8)
+    else:
+        for k in range(FEATURES):
+            features[k] = total(row, 4 * k, 4)
+
+
+@inlined
+def total(row, start, count):
+    """The sum of some bins."""
+    found = np.uint16(0)
+    for i in range(count):
+        found += row[start + i]
+    return found
 
 
 @kernel
-def of_columns(words, columns, unit, kind, first, second, shift, out, lows, start, stop):
+def of_columns(words, columns, unit, kind, first, second, shift, out, features, lows, start, stop):
     """The same where units are pieces of columns; start..stop are bands of `unit` rows."""
     rows = words.size // columns
     bins = np.empty(RUN, np.uint16)
@@ -99,19 +143,8 @@ def of_columns(words, columns, unit, kind, first, second, shift, out, lows, star
                 for i in range(width):
                     mine[i, bins[i]] += np.uint16(1)
                     low[i] |= piece[i]
-
-
-@kernel
-def features_of(histograms, kind, out):
-    """int16 (units, FEATURES): the bins of each unit added up in groups; what is outside of them is left out."""
-    group = 8 if kind == FLOATS else 4
-    for u in range(out.shape[0]):
-        row, mine = histograms[u], out[u]
-        for k in range(FEATURES):
-            total = np.uint16(0)
-            for i in range(group):
-                total += row[group * k + i]
-            mine[k] = total
+            for i in range(width):
+                fold(mine[i], kind, features[band * columns + at + i])
 
 
 @kernel

@@ -38,6 +38,7 @@ class Plan(NamedTuple):
     palette: int = 0  # words
     zeros: int = 0  # 1: the rest of every stream drops so many low zero bits
     sign: int = 0  # the bit that the sign of a float is moved to
+    lone: int = 0  # 1: the last symbol stands for the palette's only word
 
     def to_array(self) -> np.ndarray:
         """The plane `plan`."""
@@ -49,7 +50,7 @@ class Plan(NamedTuple):
     def of(cls, plane: np.ndarray, bits: int, size: int) -> Plan:
         """The plan in a plane, for an array of `size` words of so many bits; CorruptError where it breaks a rule."""
         words = [int(word) for word in np.asarray(plane).reshape(-1)]
-        plan = cls(*words[:3], words[3] | words[4] << 32, *words[5:14])
+        plan = cls(*words[:3], words[3] | words[4] << 32, *words[5:15])
         broken = next((rule for rule, holds in plan._rules(bits, size, words[14:]) if not holds), None)
         if broken:
             raise CorruptError(f"lossless: plan must have {broken}, got {words}")
@@ -68,13 +69,15 @@ class Plan(NamedTuple):
             ("one unit a stream unless several ANS tables", self.unit == self.stream
                 or (self.coder == ANS and self.tables > 1)),
             ("columns that divide the array", self.columns == 0 or size % self.columns == 0),
-            (f"streams of {FEWEST} elements on average", self.stream == 0 or self.number_of_streams(size) <= size // FEWEST + 1),
+            (f"streams of {FEWEST} elements on average",
+                self.stream == 0 or self.number_of_streams(size) <= size // FEWEST + 1),
             ("one unit a stream of columns", self.columns == 0 or self.unit == self.stream),
             ("table bits that its coder allows", self.bits in bits),
             ("1..256 tables where there is a coder", 1 <= self.tables <= 256 if coded else self.tables == 0),
             ("1..256 symbols where there is a coder", 1 <= self.symbols <= 256 if coded else self.symbols == 0),
-            ("a palette of 1..256 words where it is the arrangement",
-                1 <= self.palette <= 256 if palette else self.palette == 0),
+            ("a palette of 1..256 words where it is the arrangement, and a lone word where there is one",
+                1 <= self.palette <= 256 if palette else self.palette == self.lone),
+            ("a lone word only beside coded fields", self.lone == 0 or (self.lone == 1 and coded and not palette)),
             ("zeros 0 or 1", self.zeros in (0, 1)),
             ("the sign at a bit of the word", self.sign < n if self.arrangement == FLOAT else self.sign == 0),
             ("zeros in the unused words", not any(unused)),
@@ -82,6 +85,11 @@ class Plan(NamedTuple):
         if size == 0:
             rules = [("nothing but zeros for an empty array", self == Plan() and not any(unused))]
         return rules
+
+    @property
+    def lone_symbol(self) -> int:
+        """The symbol of the lone word; 256, which no symbol is, where there is none."""
+        return self.symbols - 1 if self.lone else 256
 
     def number_of_streams(self, size: int) -> int:
         """How many streams an array of so many elements has."""

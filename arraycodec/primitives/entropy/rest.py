@@ -10,6 +10,8 @@ import numpy as np
 
 from arraycodec.primitives.jit import inlined, kernel
 
+POWERS = np.array([1 << k for k in range(64)], np.uint64)  # factors: a shift would widen words to 64 bits
+
 
 @inlined
 def section_bytes(width, count):
@@ -39,56 +41,60 @@ def chunk_places(lengths, zeros, bits):
 @kernel
 def load_rest(chunk, bits, words):
     """The rest of every word of a stream, as an integer."""
-    at, factor = 0, 1  # a multiplication by 2^low keeps the words' type, a shift would widen it
-    first = True
+    words[:] = 0
+    at, low, n = 0, 0, words.size
     for log in range(6, -1, -1):
         width = 1 << log
         if not bits & width:
             continue
-        size = section_bytes(width, words.size)
-        section = chunk[at : at + size]
+        section = chunk[at : at + section_bytes(width, n)]
+        at, factor = at + section.size, POWERS[low]
+        low += width
         if width == 64:
-            _load(section.view(np.uint64), factor, first, words)
+            _load(section.view(np.uint64), factor, words)
         elif width == 32:
-            _load(section.view(np.uint32), factor, first, words)
+            _load(section.view(np.uint32), factor, words)
         elif width == 16:
-            _load(section.view(np.uint16), factor, first, words)
+            _load(section.view(np.uint16), factor, words)
         elif width == 8:
-            _load(section, factor, first, words)
+            _load(section, factor, words)
         else:
-            stride = (words.size * width + 7) // 8
-            for j in range(8 // width):
-                part = words[min(j * stride, words.size) : min((j + 1) * stride, words.size)]
-                _load_shifted(section, j * width, (1 << width) - 1, factor, first, part)
-        factor = factor << width if width < 64 else 0
-        at += size
-        first = False
-    if first:
-        words[:] = 0
+            q = (n * width + 7) // 8
+            if width == 4:
+                _load_bits(section, 0, 15, factor, words[:q])
+                _load_bits(section, 4, 15, factor, words[q:])
+            elif width == 2:
+                _load_bits(section, 0, 3, factor, words[:q])
+                _load_bits(section, 2, 3, factor, words[q : 2 * q])
+                _load_bits(section, 4, 3, factor, words[2 * q : 3 * q])
+                _load_bits(section, 6, 3, factor, words[3 * q :])
+            else:
+                _load_bits(section, 0, 1, factor, words[:q])
+                _load_bits(section, 1, 1, factor, words[q : 2 * q])
+                _load_bits(section, 2, 1, factor, words[2 * q : 3 * q])
+                _load_bits(section, 3, 1, factor, words[3 * q : 4 * q])
+                _load_bits(section, 4, 1, factor, words[4 * q : 5 * q])
+                _load_bits(section, 5, 1, factor, words[5 * q : 6 * q])
+                _load_bits(section, 6, 1, factor, words[6 * q : 7 * q])
+                _load_bits(section, 7, 1, factor, words[7 * q :])
 
 
 @inlined
-def _load(section, factor, first, words):
+def _load(section, factor, words):
     """Add a section of whole bytes to the words."""
-    f = words.dtype.type(factor)
-    if first:
-        for i in range(words.size):
-            words[i] = words.dtype.type(section[i])
-    else:
-        for i in range(words.size):
-            words[i] += words.dtype.type(section[i]) * f
+    word = words.dtype.type
+    f = word(factor)
+    for i in range(words.size):
+        words[i] += word(word(section[i]) * f)
 
 
 @inlined
-def _load_shifted(section, shift, mask, factor, first, words):
-    """Add one element of every byte to the words."""
-    f, s, m = words.dtype.type(factor), np.uint8(shift), np.uint8(mask)
-    if first:
-        for i in range(words.size):
-            words[i] = words.dtype.type(np.uint8(section[i] >> s) & m)
-    else:
-        for i in range(words.size):
-            words[i] += words.dtype.type(np.uint8(section[i] >> s) & m) * f
+def _load_bits(section, shift, mask, factor, words):
+    """Add a few bits of every byte to the words; the shift is a literal, without which this loop is slow."""
+    word = words.dtype.type
+    f = word(factor)
+    for i in range(words.size):
+        words[i] += word(word(np.uint8(np.uint8(section[i] >> np.uint8(shift)) & np.uint8(mask))) * f)
 
 
 @kernel

@@ -19,7 +19,7 @@ def pack(plan: Plan, tables: np.ndarray, labels: np.ndarray, zeros: np.ndarray) 
     """
     parts = [_pack_table(plan, table) for table in tables[: plan.tables]]
     if plan.tables > 1:
-        parts.append(_pack_bits(labels, _label_bits(plan)))
+        parts.append(pack_bits(labels, _label_bits(plan)))
     if plan.zeros:
         parts.append(zeros.astype(np.uint8))
     return np.concatenate([np.zeros(0, np.uint8), *parts])
@@ -32,7 +32,7 @@ def unpack(plan: Plan, plane: np.ndarray, units: int, streams: int) -> tuple[np.
         tables[table], at = _unpack_table(plan, plane, at)
     labels = np.zeros(units, np.uint8)
     if plan.tables > 1:
-        labels, at = _unpack_bits(plane, at, units, _label_bits(plan))
+        labels, at = unpack_bits(plane, at, units, _label_bits(plan))
         if labels.size and labels.max() >= plan.tables:
             raise CorruptError(f"lossless: labels must be below {plan.tables}, got {labels.max()}")
     zeros = plane[at : at + streams * plan.zeros]
@@ -48,31 +48,38 @@ def _label_bits(plan: Plan) -> int:
 
 
 def _pack_table(plan: Plan, table: np.ndarray) -> np.ndarray:
-    lengths = table if plan.coder == HUFFMAN else _bit_lengths(table)
-    head = _pack_bits(lengths, 4)
-    if plan.coder == HUFFMAN:
-        return head
-    low = ((table[:, None].astype(np.int64) >> WIDTHS) & 1).astype(np.uint8)
-    return np.concatenate([head, np.packbits(low[lengths[:, None] > WIDTHS + 1], bitorder="little")])
+    return pack_bits(table, 4) if plan.coder == HUFFMAN else pack_frequencies(table)
 
 
 def _unpack_table(plan: Plan, plane: np.ndarray, at: int) -> tuple[np.ndarray, int]:
-    lengths, at = _unpack_bits(plane, at, plan.symbols, 4)
-    if plan.coder == HUFFMAN:
-        used = lengths[lengths > 0].astype(np.int64)
-        alone = used.size == 1 and used[0] == 1
-        if not alone and (
-            used.size == 0 or used.max() > plan.bits or (1 << (plan.bits - used)).sum() != 1 << plan.bits
-        ):
-            raise CorruptError(f"lossless: code lengths must be those of a complete code of {plan.bits} bits")
-        return lengths, at
+    if plan.coder == ANS:
+        return unpack_frequencies(plane, at, plan.symbols, plan.bits)
+    lengths, at = unpack_bits(plane, at, plan.symbols, 4)
+    used = lengths[lengths > 0].astype(np.int64)
+    alone = used.size == 1 and used[0] == 1
+    fits = used.size > 0 and used.max() <= plan.bits
+    if not alone and not (fits and (1 << (plan.bits - used)).sum() == 1 << plan.bits):
+        raise CorruptError(f"tables: code lengths must be those of a complete code of {plan.bits} bits")
+    return lengths, at
+
+
+def pack_frequencies(frequencies: np.ndarray) -> np.ndarray:
+    """4 bits for the number of bits of each frequency, then all their bits below the highest."""
+    lengths = _bit_lengths(frequencies)
+    low = ((frequencies[:, None].astype(np.int64) >> WIDTHS) & 1).astype(np.uint8)
+    return np.concatenate([pack_bits(lengths, 4), np.packbits(low[lengths[:, None] > WIDTHS + 1], bitorder="little")])
+
+
+def unpack_frequencies(plane: np.ndarray, at: int, symbols: int, bits: int) -> tuple[np.ndarray, int]:
+    """The frequencies from byte `at` on, and the byte after them; CorruptError unless they add up to 2^bits."""
+    lengths, at = unpack_bits(plane, at, symbols, 4)
     taken = lengths[:, None] > WIDTHS + 1
-    low, at = _unpack_bits(plane, at, int(taken.sum()), 1)
-    bits = np.zeros(taken.shape, np.int64)
-    bits[taken] = low
-    frequencies = (bits << WIDTHS).sum(1) + np.where(lengths > 0, 1 << np.maximum(lengths.astype(np.int64) - 1, 0), 0)
-    if plan.coder == ANS and frequencies.sum() != 1 << plan.bits:
-        raise CorruptError(f"lossless: frequencies must add up to 2^{plan.bits}, got {frequencies.sum()}")
+    low, at = unpack_bits(plane, at, int(taken.sum()), 1)
+    lows = np.zeros(taken.shape, np.int64)
+    lows[taken] = low
+    frequencies = (lows << WIDTHS).sum(1) + np.where(lengths > 0, 1 << np.maximum(lengths.astype(np.int64) - 1, 0), 0)
+    if frequencies.sum() != 1 << bits:
+        raise CorruptError(f"tables: frequencies must add up to 2^{bits}, got {frequencies.sum()}")
     return frequencies, at
 
 
@@ -81,16 +88,16 @@ def _bit_lengths(x: np.ndarray) -> np.ndarray:
     return (x[:, None].astype(np.int64) >> np.arange(16) > 0).sum(1).astype(np.uint8)
 
 
-def _pack_bits(values: np.ndarray, width: int) -> np.ndarray:
+def pack_bits(values: np.ndarray, width: int) -> np.ndarray:
     """The low `width` bits of each value in a dense little-endian stream, padded to a byte."""
     bits = np.unpackbits(values.astype(np.uint8)[:, None], axis=1, count=width, bitorder="little")
     return np.packbits(bits, bitorder="little")
 
 
-def _unpack_bits(plane: np.ndarray, at: int, count: int, width: int) -> tuple[np.ndarray, int]:
+def unpack_bits(plane: np.ndarray, at: int, count: int, width: int) -> tuple[np.ndarray, int]:
     """`count` values of so many bits from byte `at` on, and the byte after them."""
     end = at + -(-count * width // 8)
     if end > plane.size:
-        raise CorruptError(f"lossless: plane 'tables' must have at least {end} bytes, got {plane.size}")
+        raise CorruptError(f"tables: the plane must have at least {end} bytes, got {plane.size}")
     bits = np.unpackbits(plane[at:end], count=count * width, bitorder="little").reshape(count, width)
     return np.packbits(bits, axis=1, bitorder="little").reshape(count), end

@@ -38,13 +38,14 @@ def main() -> None:
 def vector(case: Case, recipe: Recipe) -> dict[str, object]:
     """The vector of one case and input, computed by the reference."""
     x = recipe.array()
-    planes = case.codec.encode(x, case.given)
+    given, inputs = {**case.given, **case.inputs(x)}, case.inputs(x)
+    planes = case.codec.encode(x, given)
     return {
         "codec": case.codec.to_json(),
         "x": entry(x),
-        "given": {name: entry(plane) for name, plane in case.given.items()},
+        "given": {name: entry(plane) for name, plane in given.items()},
         "planes": {name: entry(plane) for name, plane in planes.items()},
-        "decoded": entry(case.codec.decode(planes, spec_of(x))),
+        "decoded": entry(case.codec.decode(planes, spec_of(x), inputs)),
     }
 
 
