@@ -63,6 +63,9 @@ class Codec(ABC):
     def check(self, planes: Planes, spec: ArraySpec) -> None:
         """Raise CorruptError where planes from outside break a rule of the format beyond shapes and dtypes."""
 
+    def check_base(self, planes: Planes, spec: ArraySpec, base: np.ndarray) -> None:
+        """Raise CorruptError where an array is not the input `base` that these planes were made with."""
+
     def marked(self, scales: np.ndarray) -> np.ndarray:
         """A mask of the plane `scale`: the blocks that held NaN or infinity when they were encoded."""
         return np.isnan(scales)

@@ -100,7 +100,7 @@ class CodecVector:
         """Require that the codec reads these ranges out of the planes."""
 
         def fetch(name: str, piece: slice) -> np.ndarray:
-            plane = self.planes[name]
+            plane = self.planes[name] if name in self.planes else self.given[name]
             return plane if piece == slice(None) else plane.reshape(-1)[piece]
 
         for start, stop, want in self.reads:

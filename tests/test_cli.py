@@ -19,7 +19,8 @@ from typer.testing import CliRunner
 
 import arraycodec as ac
 from arraycodec import registry
-from arraycodec.cli.app import app
+from arraycodec.checkpoints.scheme import MODES
+from arraycodec.cli.app import Mode, app
 from arraycodec.cli.failures import explain, printable
 from tests.checkpoints.support import listing, model, shards, write, write_folder
 
@@ -80,6 +81,52 @@ def test_folders(tmp_path):
     assert run("verify", tmp_path / "m-fp4", "--against", src)[0] == 0
     assert run("decompress", tmp_path / "m-fp4")[0] == 0
     assert (tmp_path / "m-decompressed" / "config.json").exists()
+
+
+def test_lossless_all_the_way_round(src, tmp_path):
+    code, out, err = run("compress", src, "--mode", "storage")
+    assert (code, err) == (0, "") and "lossless-storage" in out and "smaller than 4 KB" in out
+    dst = tmp_path / "model.lossless-storage.safetensors"
+    code, out, _ = run("verify", dst, "--against", src)
+    assert code == 0 and "12 of 12 tensors equal" in out and "decompresses to the original file" in out
+    code, out, _ = run("decompress", dst)
+    assert code == 0 and "none of them lossy" in out
+    assert (tmp_path / "model.decompressed.safetensors").read_bytes() == src.read_bytes()
+    assert run("diff", src, dst)[0] == 0
+    code, out, _ = run("info", dst, "--floor")
+    assert code == 0 and "order0" in out and "layers.*.up.weight" in out and "gap" in out
+    assert "floors" in json.loads(run("info", dst, "--floor", "--json")[1])
+    assert run("compress", src, "-s", "nf4", "-m", "balanced")[0] == 0
+    assert (tmp_path / "model.nf4+lossless.safetensors").exists()
+    assert run("compress", src, "-s", "lossless", "-m", "balanced")[0] == 2
+    assert run("compress", src, "-m", "fastest")[0] == 2
+    assert set(Mode) == set(MODES)
+    code, out, _ = run("bench", src, "--lossless", "--quick")
+    assert code == 0 and "decode, out=" in out and "inference" in out and "SNR" not in out
+    assert "lossless" in json.loads(run("bench", src, "--lossless", "--quick", "--json")[1])
+
+
+def test_differences_to_a_base(src, packed, tmp_path):
+    base = tmp_path / "base.safetensors"
+    base.write_bytes(src.read_bytes())
+    code, out, _ = run("compress", src, "--base", base)
+    assert code == 0 and "matrix, delta" in out and f"--base {base}" in out
+    dst = tmp_path / "model.delta.safetensors"
+    assert run("decompress", dst, "--base", base, "-o", tmp_path / "b.safetensors")[0] == 0
+    assert (tmp_path / "b.safetensors").read_bytes() == src.read_bytes()
+    assert run("verify", dst)[0] == run("verify", dst, "--against", src, "--base", base)[0] == 0
+    for args in (
+        ("decompress", dst, "-o", tmp_path / "c.safetensors"),
+        ("verify", dst, "--against", src),
+        ("diff", src, dst),
+    ):
+        code, out, err = run(*args)
+        assert code == 2 and out == "" and "base must name it" in err
+        code, out, err = run(*args, "--base", packed)
+        assert code == (1 if args[0] == "verify" else 3), "a report with every tensor, or an error"
+        assert "packed.safetensors" in out + err and "'base.safetensors'" in out + err and bool(out) != bool(err)
+    assert run("compress", src, "--base", base, "-s", "nf4")[0] == 2
+    assert run("compress", src, "--base", tmp_path / "nowhere.safetensors", "-f")[0] == 5
 
 
 def test_a_dry_run_writes_nothing(src, tmp_path):
@@ -161,6 +208,8 @@ def test_names_cannot_drive_the_terminal(tmp_path):
         ("compress", "{packed}"),
         ("decompress", "{src}"),
         ("bench", "--shape", "12"),
+        ("bench", "--lossless"),
+        ("bench", "{src}", "--lossless", "--schemes", "nf4"),
         ("bench", "--schemes", "none"),
         ("compress", "{src}", "-o", "{packed}"),
     ],

@@ -28,6 +28,7 @@ from arraycodec.checkpoints.peers.tensors import torch_threads
 from arraycodec.checkpoints.pipeline import ordered
 from arraycodec.checkpoints.policy import MIN_BYTES
 from arraycodec.checkpoints.scheme import MODES
+from arraycodec.checkpoints.tree import scan
 from arraycodec.containers.frame import FrameReader, frame_buffers
 from arraycodec.containers.safetensors import SafetensorsFile, SafetensorsWriter, make_header
 from arraycodec.errors import ArgumentError
@@ -106,6 +107,8 @@ def bench_lossless(file: str | os.PathLike[str], *, quick: bool = False, say: Sa
 
     >>> bench_lossless("model.safetensors").contenders[0].ratio  # doctest: +SKIP
     """
+    if not scan(file).single:
+        raise ArgumentError(f"{file}: bench measures lossless coding on one file, not on a folder")
     path, found, notes = Path(file), [], []
     counts = [threads.available_cpus()] if quick else sorted({1, threads.available_cpus()})
     own = [FilePeer(OWN, mode, True, _ours(scheme)) for mode, scheme in MODES.items()]
@@ -220,12 +223,17 @@ def _decoded(data: np.ndarray, nbytes: int, out: np.ndarray | None) -> np.ndarra
 
 
 def _small(path: Path, target: Path) -> Path:
-    """A file with a part of one tensor of each dtype."""
+    """A file with the first rows of the largest tensor of each dtype."""
     with SafetensorsFile(path) as file:
-        by_dtype = {tensor.spec.dtype: name for name, tensor in reversed(file.tensors.items())}
-        arrays = {name: file.array(name).reshape(-1)[:WARM] for name in by_dtype.values()}
+        largest = {t.spec.dtype: t.name for t in sorted(file.tensors.values(), key=lambda t: t.spec.nbytes)}
+        arrays = {name: _rows(file.array(name)) for name in largest.values()}
     header = make_header({name: spec_of(array) for name, array in arrays.items()})
     with SafetensorsWriter(target, header) as writer:
         for name in header.tensors:
             writer.add(name, arrays[name])
     return target
+
+
+def _rows(array: np.ndarray) -> np.ndarray:
+    array = array if array.ndim > 1 else array.reshape(1, -1)
+    return array[: max(1, WARM // max(1, array[0].size))] if len(array) else array

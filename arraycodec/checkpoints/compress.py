@@ -83,7 +83,8 @@ def compress(
             rows = _compress_all(tree, targets, rows, policy.codec, tensors, jobs, overwrite, progress)
             sizes = [(name, targets[name].stat().st_size) for name in tree.weights]
     files = tuple((name, tree.path(name).stat().st_size, size) for name, size in sizes)
-    return Report(str(tree.where), str(dst), wanted.label, dry_run, tuple(rows), files)
+    where = None if tensors is None else str(tensors.tree.where)
+    return Report(str(tree.where), str(dst), wanted.label, dry_run, tuple(rows), files, where)
 
 
 def _decide(tree: Tree, policy: Policy, wanted: Request, base: BaseTensors | None) -> list[Row]:

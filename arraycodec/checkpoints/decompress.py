@@ -90,19 +90,10 @@ def opened_with(tree: Tree, base: Path_ | None) -> Iterator[dict[str, Container]
         yield files
 
 
-def decoded(tensor: LazyTensor, container: Container) -> np.ndarray:
-    """A tensor decoded; where a delta cannot be, the message says what base it was made with."""
-    try:
-        return tensor.decode()
-    except (ArgumentError, CorruptError) as error:
-        if not tensor.needs_base or container.made_with is None:
-            raise
-        told = "; ".join(f"{shown(name)} sha256 {digest}" for name, digest in container.made_with.files.items())
-        raise type(error)(f"{error}; made with the base {shown(container.made_with.name)} ({told})") from error
-
-
 def _arrays(tree: Tree, files: dict[str, Container], jobs: int, progress: Progress | None) -> dict[str, np.ndarray]:
     found = tensors(files)
+    place = {(file, name): i for file, c in files.items() for i, name in enumerate(original_header(c).tensors)}
+    found = dict(sorted(found.items(), key=lambda item: (item[1][0], place[item[1][0], item[1][1].name])))
     cost = {name: tensor.spec.nbytes for name, (_, tensor) in found.items()}
     within(sum(cost.values()), limit_bytes(None), f"{tree.where}: all tensors")
     done, arrays = Done(sum(cost.values()), progress), {}
@@ -110,7 +101,7 @@ def _arrays(tree: Tree, files: dict[str, Container], jobs: int, progress: Progre
     def work(name: str) -> np.ndarray:
         file, tensor = found[name]
         with located(tree.path(file), tensor.name):
-            return decoded(tensor, files[file])
+            return tensor.decode()
 
     for name, array in ordered(work, [*found], cost.__getitem__, jobs, sum(cost.values())):
         arrays[name] = array
@@ -164,9 +155,7 @@ def original(container: Container, jobs: int) -> Iterator[tuple[LazyTensor, np.n
     digest = hashlib.sha256(header.head)
     with ExitStack() as stack:
         hashing = stack.enter_context(ThreadPoolExecutor(1)) if check and jobs > 1 else None
-        arrays = ordered(
-            lambda name: decoded(container[name], container), [*header.tensors], cost.__getitem__, jobs, budget
-        )
+        arrays = ordered(lambda name: container[name].decode(), [*header.tensors], cost.__getitem__, jobs, budget)
         for name, array in arrays:
             with _hashed(digest, plain_bytes(name, array, container[name].spec), hashing) if check else nullcontext():
                 yield container[name], array

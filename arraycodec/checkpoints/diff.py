@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from arraycodec.base import Codec
+from arraycodec.checkpoints.decompress import opened_with
 from arraycodec.checkpoints.measure import Difference, compare
 from arraycodec.checkpoints.pipeline import MIN_BUDGET, Done, Progress, ordered, using
 from arraycodec.checkpoints.report import codec_label
-from arraycodec.checkpoints.tree import located, opened, scan, tensors
+from arraycodec.checkpoints.tree import located, scan, tensors
 from arraycodec.containers.reader import LazyTensor
 
 STATUS = ("same", "changed", "incompatible", "removed", "added")
@@ -86,6 +87,7 @@ def diff(
     a: str | os.PathLike[str],
     b: str | os.PathLike[str],
     *,
+    base: str | os.PathLike[str] | None = None,
     jobs: int | None = None,
     progress: Progress | None = None,
 ) -> Diff:
@@ -93,11 +95,13 @@ def diff(
 
     Errors are relative to `a`. Only two tensors at a time are in memory.
 
+    base  the checkpoint that deltas of either are to.
+
     >>> diff("model.safetensors", "model.nf4.safetensors").counts  # doctest: +SKIP
     {'same': 65, 'changed': 36, 'incompatible': 0, 'removed': 0, 'added': 0}
     """
     first, second = scan(a), scan(b)
-    with opened(first) as left, opened(second) as right, using(jobs) as threads:
+    with opened_with(first, base) as left, opened_with(second, base) as right, using(jobs) as threads:
         mine = {name: tensor for name, (_, tensor) in tensors(left).items()}
         other = {name: tensor for name, (_, tensor) in tensors(right).items()}
         both = [name for name in mine if name in other and mine[name].shape == other[name].shape]

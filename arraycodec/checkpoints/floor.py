@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from arraycodec.checkpoints.decompress import decoded, opened_with
+from arraycodec.checkpoints.decompress import opened_with
 from arraycodec.checkpoints.pipeline import MIN_BUDGET, Done, Progress, ordered, using
 from arraycodec.checkpoints.tree import located, scan, tensors
 from arraycodec.primitives.jit import inlined, kernel
@@ -89,7 +89,7 @@ def floors(
         def work(name: str) -> Floor:
             file, tensor = mine[name]
             with located(tree.path(file), tensor.name):
-                total = entropies(decoded(tensor, files[file]))
+                total = entropies(tensor.decode())
             per = [value / tensor.spec.size for value in (*total, 8 * tensor.nbytes)]
             return Floor(file, tensor.name, tensor.dtype, tensor.shape, *per)
 

@@ -8,6 +8,8 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
+from arraycodec.checkpoints.floor import Floor, floors
+from arraycodec.checkpoints.pipeline import Progress
 from arraycodec.checkpoints.report import Row, codec_label
 from arraycodec.checkpoints.tree import opened, scan
 from arraycodec.containers.manifest import VERSION
@@ -22,6 +24,7 @@ class File:
     native: bool
     sha256: str | None  # of the file it was compressed from
     metadata: dict[str, str]
+    base: str | None = None  # the name of the checkpoint that its deltas are to
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,7 @@ class Info:
     path: str
     files: tuple[File, ...]
     rows: tuple[Row, ...]
+    floors: tuple[Floor, ...] | None = None  # where they were asked for
 
     @property
     def native(self) -> bool:
@@ -81,6 +85,7 @@ class Info:
                     "bytes": file.nbytes,
                     "native": file.native,
                     "source_sha256": file.sha256,
+                    "base": file.base,
                     "metadata": file.metadata,
                 }
                 for file in self.files
@@ -98,11 +103,21 @@ class Info:
                 }
                 for row in self.rows
             ],
-        }
+        } | ({} if self.floors is None else {"floors": [floor.to_json() for floor in self.floors]})
 
 
-def info(path: str | os.PathLike[str]) -> Info:
+def info(
+    path: str | os.PathLike[str],
+    *,
+    floor: bool = False,
+    base: str | os.PathLike[str] | None = None,
+    jobs: int | None = None,
+    progress: Progress | None = None,
+) -> Info:
     """What the file or folder at `path` holds, plain or compressed; only headers are read.
+
+    floor  read and decode everything too, and find how few bits the tensors could take by their entropies: see
+           `arraycodec.checkpoints.floor`. The other arguments are for this: `base` is what deltas are to.
 
     >>> info("model.nf4.safetensors").schemes  # doctest: +SKIP
     {'nf4': 36, 'plain': 65}
@@ -112,9 +127,11 @@ def info(path: str | os.PathLike[str]) -> Info:
         for name, container in containers.items():
             sha256 = container.source.sha256 if container.source else None
             size = tree.path(name).stat().st_size
-            files.append(File(name, size, container.native, sha256, container.metadata))
+            made_with = container.made_with.name if container.made_with else None
+            files.append(File(name, size, container.native, sha256, container.metadata, made_with))
             for key, tensor in container.items():
                 reason = "encoded" if tensor.codec else "plain"
                 size = tensor.spec.nbytes
                 rows.append(Row(name, key, tensor.dtype, tensor.shape, tensor.codec, reason, size, tensor.nbytes))
-    return Info(str(tree.where), tuple(files), tuple(rows))
+    found = floors(path, base=base, jobs=jobs, progress=progress) if floor else None
+    return Info(str(tree.where), tuple(files), tuple(rows), found)

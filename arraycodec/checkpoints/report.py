@@ -52,6 +52,7 @@ class Report:
     dry_run: bool
     rows: tuple[Row, ...]
     files: tuple[tuple[str, int, int | None], ...]  # name, bytes before, bytes after
+    base: str | None = None  # the checkpoint that deltas are to
 
     @property
     def encoded(self) -> tuple[Row, ...]:
@@ -84,6 +85,7 @@ class Report:
             "src": self.src,
             "dst": self.dst,
             "scheme": self.scheme,
+            "base": self.base,
             "dry_run": self.dry_run,
             "tensors_encoded": len(self.encoded),
             "tensors_plain": len(self.rows) - len(self.encoded),

@@ -55,6 +55,7 @@ class Verification:
     rows: tuple[Check, ...]
     problems: tuple[str, ...]
     unchecked: tuple[str, ...]  # files without checksums: only their structure could be checked
+    rebuilt: tuple[str, ...] = ()  # files that were made again in memory, and have the sha256 of the original
 
     @property
     def ok(self) -> bool:
@@ -75,6 +76,7 @@ class Verification:
             "bytes_checked": self.nbytes,
             "problems": list(self.problems),
             "files_without_checksums": list(self.unchecked),
+            "files_rebuilt": list(self.rebuilt),
             "tensors": [row.to_json() for row in self.rows],
         }
 
@@ -114,17 +116,25 @@ def verify(
             rows[name] = check
             done.add(cost[name], name)
         problems: list[str] = []
+        rebuilt: list[str] = []
         if original is not None:
             with opened(original) as theirs:
                 same = {name: _same_source(tree, name, container, original, done) for name, container in files.items()}
                 problems += [problem for problem in same.values() if problem]
                 whole = {name for name, problem in same.items() if problem is None and lossless(files[name])}
                 for name in sorted(whole):
-                    problems += _rebuilt(name, files[name], mine, rows, threads, done)
+                    own = [label for label, (file, _) in mine.items() if file == name]
+                    if any(rows[label].problem for label in own):
+                        continue  # what is wrong is known already; the others are compared one by one
+                    if problem := _rebuild(files[name], threads, done):
+                        problems.append(problem)
+                        continue
+                    rebuilt.append(name)
+                    rows |= {label: _with(rows[label], None, EXACT) for label in own}
                 left = {label: found for label, found in mine.items() if rows[label].difference is None}
                 problems += _compare(left, tensors(theirs), rows, threads, done)
     where = None if original is None else str(original.where)
-    return Verification(str(tree.where), where, tuple(rows.values()), tuple(problems), unchecked)
+    return Verification(str(tree.where), where, tuple(rows.values()), tuple(problems), unchecked, tuple(rebuilt))
 
 
 def _opened(tree: Tree, original: Tree | None, base: str | os.PathLike[str] | None) -> Files:
@@ -152,26 +162,14 @@ def _same_source(tree: Tree, name: str, container: Container, original: Tree, do
     return f"{original.path(twin)}: is not the file that {tree.path(name)} was made from: its sha256 differs"
 
 
-def _rebuilt(
-    file: str,
-    container: Container,
-    mine: dict[str, tuple[str, LazyTensor]],
-    rows: dict[str, Check],
-    jobs: int,
-    done: Done,
-) -> list[str]:
-    """Make the whole original file again, in memory; if its sha256 is the original's, all its tensors are equal."""
-    own = [label for label, (name, _) in mine.items() if name == file]
-    if any(rows[label].problem for label in own):
-        return []  # what is wrong is known already; the others are compared one by one
+def _rebuild(container: Container, jobs: int, done: Done) -> str | None:
+    """Make the whole original file again, in memory; None where its sha256 is that of the original."""
     try:
         for tensor, _ in original_tensors(container, jobs):
             done.add(tensor.spec.nbytes, tensor.name)
     except FormatError as error:
-        return [str(error)]
-    for label in own:
-        rows[label] = _with(rows[label], None, EXACT)
-    return []
+        return str(error)
+    return None
 
 
 def _compare(
@@ -190,8 +188,11 @@ def _compare(
         if a.spec != b.spec:
             told = f"{b.dtype}{list(b.shape)}, in the original {a.dtype}{list(a.shape)}"
             return _with(rows[name], f"is {told}", None)
-        with located(Path(b.path), b.name):
-            found = of_two(a, b)
+        try:
+            with located(Path(b.path), b.name):
+                found = of_two(a, b)
+        except FormatError as error:  # a delta that is read with another base
+            return _with(rows[name], str(error), None)
         exact = b.codec is None or b.codec.lossless
         return _with(rows[name], "differs from the original" if exact and not found.identical else None, found)
 

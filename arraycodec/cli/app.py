@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -26,6 +27,9 @@ Jobs = Annotated[
 ]
 Force = Annotated[bool, typer.Option("--force", "-f", help="Overwrite files that exist.")]
 Every = Annotated[bool, typer.Option("--tensors", "-t", help="One row per tensor, not one per group of like names.")]
+Base = Annotated[
+    Path | None, typer.Option("--base", "-b", metavar="BASE", help="The checkpoint that differences are to.")
+]
 Source = Annotated[Path, typer.Argument(metavar="SRC", help="A .safetensors file, or a folder of shards.")]
 
 
@@ -46,14 +50,40 @@ def _options(
     pass
 
 
-@app.command(epilog="Example: arraycodec compress model.safetensors --scheme nf4 --exclude '*embed*'")
+class Mode(StrEnum):
+    """How `compress` codes losslessly; the names are those of `checkpoints.scheme.MODES`."""
+
+    balanced = "balanced"
+    storage = "storage"
+    inference = "inference"
+
+
+@app.command(epilog="Example: arraycodec compress model.safetensors --mode balanced")
 def compress(
     src: Source,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", metavar="DST", help="Default: SRC.nf4.safetensors, for a folder SRC-nf4."),
     ] = None,
-    scheme: Annotated[str, typer.Option("--scheme", "-s", help="`arraycodec list` shows all.")] = "nf4",
+    scheme: Annotated[
+        str | None,
+        typer.Option(
+            "--scheme", "-s", help="`arraycodec list` shows all; nf4 if neither it nor a mode nor a base is given."
+        ),
+    ] = None,
+    mode: Annotated[
+        Mode | None,
+        typer.Option(
+            "--mode",
+            "-m",
+            metavar="balanced|storage|inference",
+            help="Lossless: every tensor, or the codes and scales of a scheme.",
+        ),
+    ] = None,
+    base: Annotated[
+        Path | None,
+        typer.Option("--base", "-b", metavar="BASE", help="Store exact differences to this checkpoint."),
+    ] = None,
     include: Annotated[
         list[str] | None, typer.Option(metavar="GLOB", help="Encode tensors of such names whatever rank and size.")
     ] = None,
@@ -68,16 +98,22 @@ def compress(
     force: Force = False,
     quiet: Quiet = False,
 ) -> None:
-    """Compress a checkpoint: matrices are encoded, all else stays as it is. The input is never changed."""
+    """Compress a checkpoint. The input is never changed.
+
+    A scheme encodes matrices and leaves all else as it is. A mode codes all tensors losslessly, and decompress gives
+    the very same files back.
+    """
     from arraycodec.checkpoints.compress import compress
     from arraycodec.checkpoints.files import default_target
+    from arraycodec.checkpoints.scheme import request
     from arraycodec.cli import render, views
 
-    dst = output or default_target(src, scheme)
+    lossless = mode and mode.value
+    dst = output or default_target(src, request(scheme, lossless, base is not None).label)
     with render.progress("compressing", not (quiet or as_json)) as progress:
         report = compress(
-            src, dst, scheme, include=include or (), exclude=exclude or (), jobs=jobs, dry_run=dry_run,
-            overwrite=force, progress=progress,
+            src, dst, scheme, mode=lossless, base=base, include=include or (), exclude=exclude or (), jobs=jobs,
+            dry_run=dry_run, overwrite=force, progress=progress,
         )  # fmt: skip
     if as_json:
         render.emit_json(report.to_json())
@@ -92,19 +128,23 @@ def decompress(
         Path | None,
         typer.Option("--output", "-o", metavar="DST", help="Default: SRC.decompressed.safetensors, SRC-decompressed."),
     ] = None,
+    base: Base = None,
     jobs: Jobs = None,
     as_json: Json = False,
     force: Force = False,
     quiet: Quiet = False,
 ) -> None:
-    """Decode a compressed checkpoint to plain safetensors files with the layout of the original ones."""
+    """Decode a compressed checkpoint to plain safetensors files with the layout of the original ones.
+
+    What was compressed losslessly becomes the original files byte for byte, which their sha256 proves.
+    """
     from arraycodec.checkpoints.decompress import decompress
     from arraycodec.checkpoints.files import default_target
     from arraycodec.cli import render, views
 
     dst = output or default_target(src, "decompressed")
     with render.progress("decompressing", not (quiet or as_json)) as progress:
-        report = decompress(src, dst, jobs=jobs, overwrite=force, progress=progress)
+        report = decompress(src, dst, base=base, jobs=jobs, overwrite=force, progress=progress)
     if as_json:
         render.emit_json(report.to_json())
     elif not quiet:
@@ -114,16 +154,24 @@ def decompress(
 @app.command(epilog="Example: arraycodec info model.nf4.safetensors --tensors")
 def info(
     path: Annotated[Path, typer.Argument(metavar="PATH", help="A file or folder, plain or compressed.")],
+    floor: Annotated[
+        bool, typer.Option("--floor", help="Read all of it, and show entropies beside the bits that are stored.")
+    ] = False,
+    base: Base = None,
+    jobs: Jobs = None,
     every: Every = False,
     as_json: Json = False,
 ) -> None:
-    """Show what a checkpoint holds. Only headers are read."""
+    """Show what a checkpoint holds. Only headers are read, but for --floor."""
     from arraycodec.checkpoints.info import info
     from arraycodec.cli import render, views
 
-    found = info(path)
+    with render.progress("counting", floor and not as_json) as progress:
+        found = info(path, floor=floor, base=base, jobs=jobs, progress=progress)
     if as_json:
         render.emit_json(found.to_json())
+    elif floor:
+        views.floors(found, every)
     else:
         views.info(found, every)
 
@@ -132,8 +180,12 @@ def info(
 def verify(
     path: Annotated[Path, typer.Argument(metavar="PATH", help="A compressed file or folder.")],
     against: Annotated[
-        Path | None, typer.Option(metavar="SRC", help="The original: compare every tensor with it as well.")
+        Path | None,
+        typer.Option(
+            metavar="SRC", help="The original: compare every tensor, of lossless files the whole file's sha256."
+        ),
     ] = None,
+    base: Base = None,
     jobs: Jobs = None,
     every: Every = False,
     as_json: Json = False,
@@ -147,7 +199,7 @@ def verify(
 
     start = time.perf_counter()
     with render.progress("verifying", not (quiet or as_json)) as progress:
-        found = verify(path, against=against, jobs=jobs, progress=progress)
+        found = verify(path, against=against, base=base, jobs=jobs, progress=progress)
     if as_json:
         render.emit_json(found.to_json())
     elif not quiet:
@@ -160,6 +212,7 @@ def verify(
 def diff(
     a: Annotated[Path, typer.Argument(metavar="A", help="A file or folder, plain or compressed.")],
     b: Annotated[Path, typer.Argument(metavar="B", help="Another one.")],
+    base: Base = None,
     jobs: Jobs = None,
     every: Every = False,
     as_json: Json = False,
@@ -170,7 +223,7 @@ def diff(
     from arraycodec.cli import render, views
 
     with render.progress("comparing", not (quiet or as_json)) as progress:
-        found = diff(a, b, jobs=jobs, progress=progress)
+        found = diff(a, b, base=base, jobs=jobs, progress=progress)
     if as_json:
         render.emit_json(found.to_json())
     elif not quiet:
@@ -198,6 +251,10 @@ def bench(
     shape: Annotated[str, typer.Option(metavar="ROWSxCOLS", help="The matrix to measure on.")] = "4096x11008",
     schemes: Annotated[str | None, typer.Option(metavar="A,B", help="Only these; all if not given.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Few repetitions, float32, no peers: a first look.")] = False,
+    lossless: Annotated[
+        bool,
+        typer.Option("--lossless", help="Of FILE only the lossless part: every mode, and peers on the whole file."),
+    ] = False,
     folder: Annotated[
         Path | None,
         typer.Option("--results", metavar="DIR", help="Write results.md and four plots here; without FILE."),
@@ -206,7 +263,8 @@ def bench(
 ) -> None:
     """Measure speed and error of every scheme on this machine, beside a plain copy and other libraries.
 
-    Of the others those that are installed: the extra `peers` brings them, the extra `plot` what draws the plots.
+    With a FILE and no --schemes every lossless mode too, on the whole file. Of the others those that are installed:
+    the extra `peers` brings them, the extra `plot` what draws the plots.
     """
     from arraycodec.cli import render, views_bench
 
@@ -214,13 +272,23 @@ def bench(
         _results(file, shape, schemes, quick, folder, as_json)
         return
     from arraycodec.checkpoints.bench import bench, parse_shape
+    from arraycodec.checkpoints.bench_lossless import bench_lossless
 
+    if lossless and (file is None or schemes):
+        raise typer.BadParameter("goes with a FILE, and without --schemes", param_hint="--lossless")
+    size, names = parse_shape(shape), schemes.split(",") if schemes else None
     with render.status("measuring", not as_json) as say:
-        found = bench(file, parse_shape(shape), schemes.split(",") if schemes else None, quick=quick, say=say)
+        found = None if lossless else bench(file, size, names, quick=quick, say=say)
+        wanted = lossless or (file is not None and not schemes and not file.is_dir())
+        whole = bench_lossless(file, quick=quick, say=say) if wanted and file else None
     if as_json:
-        render.emit_json(found.to_json())
-    else:
+        own = {"lossless": whole.to_json()} if whole else {}
+        render.emit_json((found.to_json() if found else {}) | own)
+        return
+    if found:
         views_bench.bench(found)
+    if whole:
+        views_bench.lossless(whole)
 
 
 def _results(file: Path | None, shape: str, schemes: str | None, quick: bool, folder: Path, as_json: bool) -> None:

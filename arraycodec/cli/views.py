@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from arraycodec.checkpoints.diff import Diff
+from arraycodec.checkpoints.floor import CONTEXTS as FLOORS
+from arraycodec.checkpoints.floor import Floor
 from arraycodec.checkpoints.info import Info
 from arraycodec.checkpoints.report import Report, Row, codec_label, total
 from arraycodec.checkpoints.verify import Check, Verification
@@ -33,10 +35,11 @@ def compressed(report: Report, every: bool = False) -> None:
     if report.dry_run:
         out.print(cell("dry run: nothing was written", "bold yellow"))
     else:
-        out.print(cell(f"check it:  arraycodec verify {report.dst} --against {report.src}", "dim"), soft_wrap=True)
+        told = f"check it:  arraycodec verify {report.dst} --against {report.src}"
+        out.print(cell(told + (f" --base {report.base}" if report.base else ""), "dim"), soft_wrap=True)
 
 
-def _labelled(row: Row | Check) -> str:
+def _labelled(row: Row | Check | Floor) -> str:
     folder = row.file.rpartition("/")[0]
     return f"{folder}/{row.name}" if folder else row.name
 
@@ -91,6 +94,38 @@ def info(found: Info, every: bool = False) -> None:
     out.print(cell(told), soft_wrap=True)
 
 
+def floors(found: Info, every: bool = False) -> None:
+    """Entropies beside the bits that are stored, for groups of tensors, then for all of them."""
+    out = console()
+    rows = table("tensor", "", "dtype", "shape", *(f">{name}" for name in FLOORS), ">lowest", ">stored", ">gap",
+                 title="Bits per weight")  # fmt: skip
+    all_of_them = found.floors or ()
+    groups = grouped(all_of_them, _labelled, lambda r: (r.dtype, r.shape), every)
+    for name, group in groups:
+        rows.add_row(cell(name), cell(times(len(group))), cell(group[0].dtype), cell(dimensions(group[0].shape)),
+                     *_figures(group))  # fmt: skip
+    out.print(rows)
+    if all_of_them:
+        elements = sum(row.elements for row in all_of_them)
+        mean = {name: sum(getattr(row, name) * row.elements for row in all_of_them) / elements for name in MEANS}
+        decoded = 8 * sum(row.before for row in found.rows) / elements
+        told = ", ".join(f"{name} {value:.3f} ({value / decoded:.4f})" for name, value in mean.items())
+        out.print(cell(found.path, "bold"), cell(f"  bits per weight (of the decoded bytes): {told}"), soft_wrap=True)
+
+
+MEANS = (*FLOORS, "lowest", "stored", "gap")
+
+
+def _figures(group: list[Floor]) -> list[Any]:
+    elements = sum(row.elements for row in group)
+    return [
+        cell(
+            f"{sum(getattr(row, name) * row.elements for row in group) / elements:.3f}", "bold" if name == "gap" else ""
+        )
+        for name in MEANS
+    ]
+
+
 def verified(found: Verification, seconds: float, every: bool = False) -> None:
     """What is wrong, with `--against` how far from the original, and one line for the whole."""
     out = console()
@@ -106,6 +141,8 @@ def verified(found: Verification, seconds: float, every: bool = False) -> None:
             out.print(rows)
         exact = sum(row.difference is not None and row.difference.identical for row in found.rows)
         out.print(cell(f"{exact} of {len(found.rows)} tensors equal the original bit for bit"))
+        for file in found.rebuilt:
+            out.print(cell(f"{file} decompresses to the original file: its sha256 is the same"), soft_wrap=True)
     for problem in [*found.problems, *(row.problem for row in found.rows if row.problem)]:
         out.print(cell("bad  ", "bold red"), cell(problem), sep="", soft_wrap=True)
     for file in found.unchecked:

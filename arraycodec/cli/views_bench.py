@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from arraycodec.checkpoints.bench import Bench
+from arraycodec.checkpoints.bench_lossless import LosslessBench
 from arraycodec.checkpoints.bench_page import percent
 from arraycodec.checkpoints.bench_results import Results
 from arraycodec.checkpoints.demo import Demo
@@ -54,6 +55,32 @@ def bench(found: Bench) -> None:
     for note in found.notes:
         out.print(cell(f"note: {note}", "yellow"), soft_wrap=True)
     out.print(cell(_machine(found.machine, *(() if found.peers else OWN)), "dim"), soft_wrap=True)
+
+
+def lossless(found: LosslessBench) -> None:
+    """Size and speed of every mode and peer, and the machine."""
+    out = console()
+    rows = table("lossless", "setting", ">ratio", ">size", ">threads", ">encode", ">decode", ">decode, out=",
+                 ">peak, encode", ">peak, decode", title=f"Lossless, MB/s of the whole of {found.file}")  # fmt: skip
+    for row in found.contenders:
+        for index, speed in enumerate(row.speeds):
+            into = "" if speed.decode_into is None else f"{row.raw / speed.decode_into / 1e6:,.0f}"
+            first = [cell(row.name, "green" if row.name == OWN[0] else "cyan"), cell(row.setting),
+                     cell(f"{row.ratio:.4f}", "bold"), cell(size(row.nbytes))]  # fmt: skip
+            rows.add_row(
+                *(first if index == 0 else [cell("")] * 4), cell(speed.threads),
+                cell(f"{row.raw / speed.encode / 1e6:,.0f}"), cell(f"{row.raw / speed.decode / 1e6:,.0f}", "bold"),
+                cell(into), *(cell(_peak(peak) if index == 0 else "") for peak in (row.encode_peak, row.decode_peak)),
+            )  # fmt: skip
+    out.print(rows)
+    out.print(cell("every round trip was compared bit for bit; peaks count what is returned, with one thread", "dim"))
+    for note in found.notes:
+        out.print(cell(f"note: {note}", "yellow"), soft_wrap=True)
+    out.print(cell(_machine(found.machine, *OWN), "dim"), soft_wrap=True)
+
+
+def _peak(nbytes: int | None) -> str:
+    return "" if nbytes is None else size(nbytes)
 
 
 def results(found: Results, written: list[Path]) -> None:

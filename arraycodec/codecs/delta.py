@@ -1,6 +1,6 @@
 """`Delta`: the exact difference of an array to a base array of the same spec, such as that of a fine-tuned weight.
 
-The specification is docs/format/delta.md; kernels, plan and the choice of both are in primitives/entropy/difference*.py.
+The specification is docs/format/delta.md; its kernels and plans are in primitives/entropy/difference*.py.
 Decoding an element, in the order in which every backend does it:
     1  the base's word -> its sign and magnitude m, its bucket; bucket and the label of the unit -> a table;
     2  the entry of the ANS state -> a symbol and the next state;
@@ -31,6 +31,7 @@ from arraycodec.primitives.entropy.difference_plan import (
 )
 from arraycodec.primitives.entropy.differences import (
     STEP_BYTES,
+    SYMBOLS,
     Tools,
     decode_streams,
     encode_streams,
@@ -51,7 +52,7 @@ class Delta(Codec):
     mode    "balanced", or "storage" for more tables and a longer search, which makes smaller planes.
 
     Arrays are of any shape and of every dtype with elements of 8, 16 or 32 bits. Encoding and decoding need
-    `given={"base": array}`, the same array; decoding compares its hash first, and raises CorruptError where it is another.
+    `given={"base": array}`; decoding compares its hash first, and raises CorruptError where it is another array.
     Planes: `hash` uint32[4], `plan` uint32[16], `tables` uint8, `scales` float32, `index` uint16, `streams` uint8.
 
     >>> import numpy as np, arraycodec as ac
@@ -76,7 +77,9 @@ class Delta(Codec):
 
     def supports(self, spec: ArraySpec) -> None:
         if spec.dtype not in self.dtypes:
-            raise self.fail("dtype", "one with elements of 8, 16 or 32 bits, for others there is 'lossless'", spec.dtype)
+            raise self.fail(
+                "dtype", "one with elements of 8, 16 or 32 bits, for others there is 'lossless'", spec.dtype
+            )
 
     def planes(self, spec: ArraySpec) -> dict[str, ArraySpec]:
         return {
@@ -108,16 +111,20 @@ class Delta(Codec):
         if np.array_equal(words, against):
             return raw | {"plan": DifferencePlan(EQUAL).to_array(), "streams": np.zeros(0, np.uint8)}
         choice = choose(words, against, spec.dtype, spec.known_shape, self.mode)
-        if choice.bits >> 11 >= spec.nbytes:
+        if choice.bits >> 3 >= spec.nbytes:
             return raw
         coded = raw | self._coded(words, against, choice, spec)
         return coded if _nbytes(coded) < _nbytes(raw) else raw
 
     def _coded(self, words: np.ndarray, base: np.ndarray, choice: Choice, spec: ArraySpec) -> Planes:
         plan, model = choice.plan, choice.model
-        tools = _tools(plan, model, choice.scales, spec)
-        made = [ans.encoding_tables(table, plan.bits) for table in model.frequencies]
-        drops, firsts, states = (np.stack(part) for part in zip(*made, strict=True))
+        tools = _tools(plan, model, choice.scales, spec, SYMBOLS)
+        drops, firsts = np.zeros((plan.tables, SYMBOLS), np.uint32), np.zeros((plan.tables, SYMBOLS), np.int64)
+        states = np.zeros((plan.tables, 1 << plan.bits), np.uint16)
+        for k, table in enumerate(model.frequencies):
+            drops[k, : plan.symbols], firsts[k, : plan.symbols], states[k] = ans.encoding_tables(table, plan.bits)
+            firsts[k] += k << plan.bits
+        tables = drops.reshape(-1), firsts.reshape(-1), states.reshape(-1)
         index = np.zeros(plan.number_of_streams(words.size), np.uint16)
         together = max(1, PIECE // plan.stream)
         parts: list[Any] = [None] * -(-len(index) // together)
@@ -126,7 +133,7 @@ class Delta(Codec):
             out = np.empty(min(together * plan.stream, words.size) * STEP_BYTES + 2 * SLACK, np.uint8)
             for part in range(first, last):
                 start, stop = part * together, min((part + 1) * together, len(index))
-                end = encode_streams(words, base, plan.stream, tools, drops, firsts, states, index, out, start, stop)
+                end = encode_streams(words, base, plan.stream, tools, *tables, index, out, start, stop)
                 parts[part] = out[:end].copy()
 
         split(work, len(parts), words.size)
@@ -148,69 +155,69 @@ class Delta(Codec):
         return out
 
     def _decode(self, planes: Planes, spec: ArraySpec, base: np.ndarray, target: np.ndarray) -> None:
-        plan, model = self._checked(planes, spec)
+        plan = self._plan(planes, spec)
         if plan.coder == RAW:
             target[:] = np.ascontiguousarray(planes["streams"]).view(target.dtype)
         elif plan.coder == EQUAL:
             target[:] = base
         else:
-            places = _places(np.asarray(planes["index"]))
-            decode_coded(plan, model, planes["scales"], np.asarray(planes["streams"]), places, spec, base, 0, target)
+            places, model = _places(np.asarray(planes["index"])), self._model(plan, planes, spec)
+            decode_coded(plan, model, planes["scales"], np.asarray(planes["streams"]), places, spec, base, target)
 
     def read(self, fetch: Fetch, spec: ArraySpec, start: int, stop: int) -> np.ndarray:
         """Whole streams around the range; `fetch` gives elements of the flattened base by the name "base".
 
         The hash of the base is not compared, since only a part of the base is looked at.
         """
-        target = empty(ArraySpec((stop - start,), spec.dtype))
         plan = DifferencePlan.of(fetch("plan", slice(None)), spec)
         if start >= stop:
             return empty(ArraySpec((0,), spec.dtype))
         if plan.coder != CODED:
-            size = target.itemsize
-            name, piece = ("base", slice(start, stop)) if plan.coder == EQUAL else ("streams", slice(start * size, stop * size))
-            writable_bits(target)[:] = bits(fetch(name, piece)).view(f"u{size}")
-            return target
+            size = spec.numpy_dtype.itemsize
+            piece = slice(start, stop) if plan.coder == EQUAL else slice(start * size, stop * size)
+            found = np.array(fetch("base" if plan.coder == EQUAL else "streams", piece)).view(np.uint8)
+            _check_size("streams", found, (stop - start) * size)
+            return found.view(spec.numpy_dtype)
+        index = np.asarray(fetch("index", slice(None)))
+        _check_size("index", index, plan.number_of_streams(spec.size))
         model = difference_plan.unpack(plan, np.asarray(fetch("tables", slice(None))), plan.number_of_units(spec.size))
         first, last = start // plan.stream, -(-stop // plan.stream)
         lo, hi = first * plan.stream, min(last * plan.stream, spec.size)
         units = slice(lo // plan.unit, -(-hi // plan.unit))
-        places = _places(fetch("index", slice(None)))[first : last + 1]
-        scales = fetch("scales", units) if plan.scaled else np.zeros(0, np.float32)
+        scales = np.asarray(fetch("scales", units)) if plan.scaled else np.zeros(0, np.float32)
         _check_scales(scales)
+        _check_size("scales", scales, (units.stop - units.start) * plan.scaled)
+        places = _places(index)[first : last + 1]
         data = np.asarray(fetch("streams", slice(int(places[0]), int(places[-1]))))
-        if data.size != places[-1] - places[0]:
-            raise CorruptError(f"delta: plane 'streams' must have at least {places[-1] + SLACK} bytes")
+        _check_size("streams", data, int(places[-1] - places[0]))
         part = ArraySpec((hi - lo,), spec.dtype)
-        target = empty(part)
+        target, base = empty(part), bits(np.asarray(fetch("base", slice(lo, hi))))
         model = model._replace(labels=model.labels[units])
-        decode_coded(plan, model, scales, data, places - places[0], part, bits(fetch("base", slice(lo, hi))), 0, writable_bits(target))
+        decode_coded(plan, model, scales, data, places - places[0], part, base, writable_bits(target))
         return target[start - lo : stop - lo]
 
     def check(self, planes: Planes, spec: ArraySpec) -> None:
-        self._checked(planes, spec)
+        plan = self._plan(planes, spec)
+        if plan.coder == CODED:
+            self._model(plan, planes, spec)
 
-    def _checked(self, planes: Planes, spec: ArraySpec) -> tuple[DifferencePlan, Model | None]:
-        """The plan and, of a coded array, the model; CorruptError where the planes break a rule of the format."""
+    def _plan(self, planes: Planes, spec: ArraySpec) -> DifferencePlan:
+        """The plan, in agreement with the sizes of all planes but `tables`."""
         plan = DifferencePlan.of(planes["plan"], spec)
-        index, streams, scales = (np.asarray(planes[name]) for name in ("index", "streams", "scales"))
-        units = plan.number_of_units(spec.size)
-        want = {
-            "index": plan.number_of_streams(spec.size),
-            "scales": units if plan.scaled else 0,
-            "streams": [spec.nbytes, 0, int(index.sum(dtype=np.int64)) + SLACK][plan.coder],
-        }
+        streams = [spec.nbytes, 0, int(np.asarray(planes["index"]).sum(dtype=np.int64)) + SLACK][plan.coder]
+        _check_size("index", planes["index"], plan.number_of_streams(spec.size))
+        _check_size("scales", planes["scales"], plan.number_of_units(spec.size) * plan.scaled)
+        _check_size("streams", planes["streams"], streams)
         if plan.coder != CODED:
-            want["tables"] = 0
-        for name, size in want.items():
-            if (got := np.asarray(planes[name]).size) != size:
-                raise CorruptError(f"delta: plane {name!r} must have {size} elements, got {got}")
-        if plan.coder != CODED:
-            return plan, None
-        _check_scales(scales)
-        if streams[-SLACK:].any():
+            _check_size("tables", planes["tables"], 0)
+        elif np.asarray(planes["streams"])[-SLACK:].any():
             raise CorruptError(f"delta: plane 'streams' must end with {SLACK} zero bytes")
-        return plan, difference_plan.unpack(plan, np.ascontiguousarray(planes["tables"]), units)
+        return plan
+
+    def _model(self, plan: DifferencePlan, planes: Planes, spec: ArraySpec) -> Model:
+        """What the plane `tables` of a coded array holds; the factors are looked at, too."""
+        _check_scales(planes["scales"])
+        return difference_plan.unpack(plan, np.ascontiguousarray(planes["tables"]), plan.number_of_units(spec.size))
 
     def base(self, given: Given | None) -> np.ndarray:
         """The base among the inputs."""
@@ -226,27 +233,28 @@ class Delta(Codec):
             )
         want = np.asarray(planes["hash"])
         if not np.array_equal(found := content_hash(base), want):
-            raise CorruptError(f"delta: the base must have the hash {shown_hash(want)}, got one with {shown_hash(found)}")
+            raise CorruptError(
+                f"delta: the base must have the hash {shown_hash(want)}, got one with {shown_hash(found)}"
+            )
 
 
 def decode_coded(
     plan: DifferencePlan, model: Model, scales: np.ndarray, streams: np.ndarray, places: np.ndarray, spec: ArraySpec,
-    base: np.ndarray, first_unit: int, target: np.ndarray,
+    base: np.ndarray, target: np.ndarray,
 ) -> None:  # fmt: skip
     """Decode whole streams, which lie at `places` in `streams`; CorruptError where one does not end at its place."""
-    tools, count = _tools(plan, model, scales, spec), len(places) - 1
-    tables = np.stack([ans.decoding_table(table, plan.bits) for table in model.frequencies])
+    tools, count = _tools(plan, model, scales, spec, 1 << plan.bits), len(places) - 1
+    tables = np.concatenate([ans.decoding_table(table, plan.bits) for table in model.frequencies])
     # A stream that is not what the index says may go on for so long. The last ones are decoded from a copy with zeros.
     room = plan.stream * STEP_BYTES + 2 * SLACK
     safe = int(np.searchsorted(places[:-1], streams.size - room, "right"))
     cut = int(places[safe])
     ending = np.concatenate([streams[cut:], np.zeros(room, np.uint8)])
-    data, good = np.ascontiguousarray(streams), []
-    shifted = places - cut
+    data, ending, shifted, good = bits(streams), bits(ending), places - cut, []
 
     def work(first: int, last: int) -> None:
         middle = min(max(safe, first), last)
-        args = base, plan.stream, tools, tables, first_unit, target
+        args = base, plan.stream, tools, tables, target
         good.append(decode_streams(data, places, *args, first, middle) if first < middle else True)
         good.append(decode_streams(ending, shifted, *args, middle, last) if middle < last else True)
 
@@ -255,13 +263,16 @@ def decode_coded(
         raise CorruptError("delta: a stream does not end where the index says")
 
 
-def _tools(plan: DifferencePlan, model: Model, scales: np.ndarray, spec: ArraySpec) -> Tools:
-    # Read-only or not, aligned or not: kernels are compiled for one kind of array.
-    owned = [np.array(part) for part in (model.table_of, model.labels, model.curve_of, model.curves.view(np.uint32))]
+def _tools(plan: DifferencePlan, model: Model, scales: np.ndarray, spec: ArraySpec, entries: int) -> Tools:
+    """What the kernels take; `entries` is what each table has of them."""
+    rows = model.table_of.astype(np.uint32) * np.uint32(entries)
+    # Copies: kernels are compiled again for arrays that are read-only or not aligned.
+    labels, curve_of, curves = (np.array(part) for part in (model.labels, model.curve_of, model.curves.view(np.uint32)))
     return Tools(
         kind_of(spec.dtype), plan.unit, plan.bits, np.uint32(plan.direct), np.uint32(plan.leading),
-        np.uint32(plan.shift), np.uint32(plan.first), np.uint32(plan.curve_shift), bool(plan.scaled), *owned,
-        np.array(scales, np.float32), meaning_of(plan.direct, plan.leading, plan.symbols),
+        np.uint32(plan.shift), np.uint32(plan.first), np.uint32(plan.curve_shift), bool(plan.scaled),
+        rows, labels, curve_of, curves, np.array(scales, np.float32),
+        meaning_of(plan.direct, plan.leading, plan.symbols),
     )  # fmt: skip
 
 
@@ -274,6 +285,11 @@ def _check_scales(scales: np.ndarray) -> None:
     words = np.asarray(scales, np.float32).view(np.uint32)
     if ((words < 0x800000) | (words >= 0x7F800000)).any():
         raise CorruptError("delta: scales must be positive normal floats")
+
+
+def _check_size(name: str, plane: np.ndarray, size: int) -> None:
+    if (got := np.asarray(plane).size) != size:
+        raise CorruptError(f"delta: plane {name!r} must have {size} elements, got {got}")
 
 
 def _nbytes(planes: Planes) -> int:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from arraycodec import api
-from arraycodec.base import Codec, Encoded, Then
+from arraycodec.base import Codec, Encoded, Fetch, Then
 from arraycodec.containers import checks, checksums, frame_header
 from arraycodec.containers.checksums import Buffer
 from arraycodec.containers.frame_header import Read
@@ -154,16 +154,24 @@ class FrameReader:
                     self.codec.check(one, self.spec)
         return encoded
 
-    def elements(self, start: int, stop: int) -> np.ndarray:
-        """Elements start..stop of the flattened decoded array (leading axes included), reading what they need."""
+    @property
+    def reads_parts(self) -> bool:
+        """Whether elements are read from a part of the planes."""
+        return _reads_parts(self.codec)
+
+    def elements(self, start: int, stop: int, inputs: Fetch | None = None) -> np.ndarray:
+        """Elements start..stop of the flattened decoded array (leading axes included), reading what they need.
+
+        inputs   gives elements of the flattened inputs of a codec that reads parts and has some.
+        """
         size, dtype = self.spec.size, self.spec.numpy_dtype
         start, stop, _ = slice(start, stop).indices(size * math.prod(self.batch_shape))
         checks.within(max(stop - start, 0) * dtype.itemsize, self._max_bytes, f"{self._where}: these elements")
-        if not _reads_parts(self.codec):
+        if not self.reads_parts:
             self.check_decoded()
             return self._decoded().reshape(-1)[start:stop]
         pieces = [
-            self._read_one(i, max(start - i * size, 0), min(stop - i * size, size))
+            self._read_one(i, max(start - i * size, 0), min(stop - i * size, size), inputs)
             for i in range(start // size, -(-stop // size))
         ] if stop > start else []  # fmt: skip
         return pieces[0] if len(pieces) == 1 else np.concatenate([np.empty(0, dtype), *pieces])
@@ -173,11 +181,13 @@ class FrameReader:
         with checks.from_file(self._where):
             return api.decode(encoded)
 
-    def _read_one(self, i: int, start: int, stop: int) -> np.ndarray:
+    def _read_one(self, i: int, start: int, stop: int, inputs: Fetch | None) -> np.ndarray:
         """Elements of the array at place `i` of the leading axes."""
         axes = len(self.batch_shape)
 
         def fetch(plane: str, piece: slice) -> np.ndarray:
+            if inputs is not None and plane not in self.planes:
+                return inputs(plane, piece)
             shape = self.planes[plane].known_shape[axes:]
             first, last, _ = piece.indices(math.prod(shape))
             base = i * math.prod(shape)

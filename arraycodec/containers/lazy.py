@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from dataclasses import dataclass
 from functools import cached_property
@@ -109,7 +110,7 @@ class LazyTensor:
         if isinstance(self.codec, Tied) and not given:
             if out is None:
                 return self._placed(self._numpy())
-            self._check_tie(api.to_numpy(self._target.decode(out)))
+            self._check_base(api.to_numpy(self._target.decode(out)))
             return out
         self._frame.check_decoded()
         encoded = self._frame.encoded()
@@ -134,7 +135,7 @@ class LazyTensor:
         if self.codec is not None:
             self._open_frame(verify=True).encoded()
             if isinstance(self.codec, Tied) and not self._target.needs_base:
-                self._check_tie(self._target._numpy())
+                self._check_base(self._target._numpy())
             return self.nbytes
         region = self._region(verify=True)
         for at in range(0, self.nbytes, PIECE):
@@ -221,13 +222,13 @@ class LazyTensor:
             return self._plain()
         if isinstance(self.codec, Tied):
             value = self._target._numpy()
-            self._check_tie(value)
+            self._check_base(value)
             return value
         self._frame.check_decoded()
         return self._decoded(self._frame.encoded(), self._inputs(None, host=True))
 
     def _decoded(self, encoded: Encoded, given: Given, out: Any = None) -> Any:
-        with checks.from_file(self.where):
+        with checks.from_file(self._references.told(self)):
             return api.decode(encoded, out=out, given=given)
 
     def _inputs(self, given: Given | None, *, host: bool = False) -> Given:
@@ -238,7 +239,8 @@ class LazyTensor:
             if isinstance(found, LazyTensor):
                 found = found._numpy() if host else found.decode()
             own = registry.framework(self._how.framework)
-            given["base"] = found if registry.backend(type(found)) is own else self._placed(api.to_numpy(found))
+            same = host or registry.backend(type(found)) is own
+            given["base"] = found if same else self._placed(api.to_numpy(found))
         return {name: api.to_numpy(value) for name, value in given.items()} if host else given
 
     @cached_property
@@ -254,27 +256,51 @@ class LazyTensor:
         """
         target = self._target
         if target.path != self.path and self._how.verify:
-            self._check_tie(target._numpy())
+            self._check_base(target._numpy())
         return target
 
-    def _check_tie(self, value: np.ndarray) -> None:
-        """Raise where the array of the target is not the one that was tied to."""
-        if isinstance(codec := self.codec, Tied):
-            with checks.from_file(self.where):
-                codec.check_base(self._frame.encoded().planes, self.spec, value)
+    @cached_property
+    def _trusted_base(self) -> Any:
+        """What a delta is to, an array or LazyTensor, compared once for those who read a part of it."""
+        found = self._references.base(self)
+        if self._how.verify:
+            self._check_base(found._numpy() if isinstance(found, LazyTensor) else api.to_numpy(found))
+        return found
+
+    def _check_base(self, value: np.ndarray) -> None:
+        """Raise where an array is not the one that this tensor is tied to, or the difference to."""
+        frame = self._frame
+        fixed = [name for name, plane in frame.codec.planes(frame.spec).items() if plane.fixed]
+        with checks.from_file(self._references.told(self)):
+            frame.codec.check_base({name: frame.fetch(name, slice(None)) for name in fixed}, frame.spec, value)
+
+    def _part_of_base(self, name: str, piece: slice) -> np.ndarray:
+        """Elements of the flattened base."""
+        found = self._trusted_base
+        found = found if isinstance(found, LazyTensor) else api.to_numpy(found)
+        got = found.spec if isinstance(found, LazyTensor) else spec_of(found)
+        if got != self.spec:
+            want = checks.spec_text(self.spec)
+            raise CorruptError(f"{self.where}: the base must be {want}, got {checks.spec_text(got)}")
+        start, stop, _ = piece.indices(self.spec.size)
+        return found._elements(start, stop) if isinstance(found, LazyTensor) else found.reshape(-1)[start:stop]
 
     def _rows(self, start: int, stop: int, shape: tuple[int, ...]) -> np.ndarray:
-        spec = ArraySpec((stop - start, *shape[1:]), checks.in_memory(self.spec).dtype)
-        row = ArraySpec(shape[1:], spec.dtype)
+        row = math.prod(shape[1:])
+        return self._elements(start * row, stop * row).reshape(stop - start, *shape[1:])
+
+    def _elements(self, start: int, stop: int) -> np.ndarray:
+        """Elements of the flattened array, of the dtype it has in memory."""
         if isinstance(self.codec, Tied):
-            return self._trusted_target._rows(start, stop, shape)
-        if self.needs_base:
-            return self._numpy()[start:stop]
+            return self._trusted_target._elements(start, stop)
+        if self.needs_base and (self._frame.batch_shape or not self._frame.reads_parts):
+            return self._numpy().reshape(-1)[start:stop]
         if self.codec is not None:
-            return self._frame.elements(start * row.size, stop * row.size).reshape(spec.known_shape)
-        checks.within(spec.nbytes, self._how.max_bytes, self.where)
-        data = self._region(self._how.verify).bytes(start * row.nbytes, stop * row.nbytes)
-        return safetensors.as_array(data, spec)
+            return self._frame.elements(start, stop, self._part_of_base)
+        part = ArraySpec((stop - start,), checks.in_memory(self.spec).dtype)
+        checks.within(part.nbytes, self._how.max_bytes, self.where)
+        size = part.numpy_dtype.itemsize
+        return safetensors.as_array(self._region(self._how.verify).bytes(start * size, stop * size), part)
 
     def _moved(self, encoded: Encoded) -> Encoded:
         """The same with planes of the container's framework, on its device."""

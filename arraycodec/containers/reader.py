@@ -135,7 +135,7 @@ class _Files:
         if found is None and self._how.verify:
             _check_no_frames(file)
         entries = found.entries if found else {}
-        references = References(file.path, self.open, self._base)
+        references = References(file.path, self.open, self._base, found.base if found else None)
         tensors = {
             name: LazyTensor(file, tensor, entries.get(name), self._how, references)
             for name, tensor in file.tensors.items()

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from arraycodec.codecs.tied import Tied
 from arraycodec.containers import checks, shards
+from arraycodec.containers.manifest import Base
 from arraycodec.errors import ArgumentError, CorruptError
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ class References:
     path  of the file.
     open  gives the tensors of a file by its path.
     base  name -> LazyTensor or array that deltas are to, or None.
+    made  the checkpoint that the file's manifest says they are to.
     """
 
     def __init__(
@@ -31,9 +33,10 @@ class References:
         path: str,
         open: Callable[[str | Path], Mapping[str, LazyTensor]],
         base: Mapping[str, Any] | None,
+        made: Base | None = None,
     ) -> None:
-        self._path, self._open, self._base = path, open, base
-        self._folder = Path(os.path.abspath(path)).parent  # now: the working folder may change
+        self._path = Path(os.path.abspath(path))  # now: the working folder may change
+        self._open, self._base, self._made = open, base, made
 
     def target(self, tied: LazyTensor) -> LazyTensor:
         """The tensor that another one is tied to: there, of the same spec, and not tied itself."""
@@ -42,9 +45,9 @@ class References:
         where = f"{tied.where}: is tied to {checks.shown(codec.tensor)}"
         where += f" of {checks.shown(codec.file)}" if codec.file else ""
         with checks.from_file(tied.where):
-            path = shards.confined(self._folder, codec.file) if codec.file else self._path
-        found = self._open(path).get(codec.tensor) if os.path.isfile(path) else None
-        if found is None:
+            path = shards.confined(self._path.parent, codec.file) if codec.file else self._path
+        there = not codec.file or os.path.isfile(path)
+        if not there or (found := self._open(path).get(codec.tensor)) is None:
             raise CorruptError(f"{where}, which is not there")
         if isinstance(found.codec, Tied):
             raise CorruptError(f"{where}, which is tied itself")
@@ -62,3 +65,14 @@ class References:
         if delta.name not in self._base:
             raise ArgumentError(f"{delta.where}: the base must have a tensor of this name, it has none")
         return self._base[delta.name]
+
+    def told(self, tensor: LazyTensor) -> str:
+        """What errors call a tensor: of a delta with the base that it was made with, and the one that is there."""
+        if not tensor.needs_base:
+            return tensor.where
+        made = "another array"
+        if self._made is not None:
+            files = "; ".join(f"{checks.shown(name)} sha256 {digest}" for name, digest in self._made.files.items())
+            made = f"{checks.shown(self._made.name)} ({files})"
+        path = getattr((self._base or {}).get(tensor.name), "path", "the base given")
+        return f"{tensor.where}: a difference to {made}, read with {path}"

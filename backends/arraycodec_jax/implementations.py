@@ -16,18 +16,31 @@ from arraycodec.base import Codec, Given, Planes, decode_with, encode_with
 from arraycodec.errors import UnsupportedByBackend
 from arraycodec.primitives import memory
 from arraycodec.spec import ArraySpec
-from arraycodec_jax import arrays, codebook, linear, llm_int8, lossless, microscaling, minifloat, nvfp4
+from arraycodec_jax import (
+    arrays,
+    codebook,
+    delta,
+    linear,
+    llm_int8,
+    lossless,
+    microscaling,
+    minifloat,
+    nvfp4,
+    tied,
+)
 
 # codec name -> the module with `check(codec, given)`, `encode(x, codec, given)`, `decode(codec, planes, spec, given)`;
-# where shapes follow from values, `prepared(codec, planes, spec)` too: the planes, and what `decode` takes after `given`
+# where shapes follow from values, `prepared(codec, planes, spec, given)` too: planes, and what `decode` takes last
 CODECS: dict[str, ModuleType] = {
     "codebook": codebook,
+    "delta": delta,
     "linear": linear,
     "llm_int8": llm_int8,
     "lossless": lossless,
     "microscaling": microscaling,
     "minifloat": minifloat,
     "nvfp4": nvfp4,
+    "tied": tied,
 }
 
 
@@ -83,7 +96,7 @@ class Plain:
 
     def _decode(self, codec: Codec, planes: Planes, spec: ArraySpec, given: Given, out: None) -> jax.Array:
         if hasattr(module := _module(codec), "prepared"):
-            planes, known = module.prepared(codec, planes, spec)
+            planes, known = module.prepared(codec, planes, spec, given)
             return self.run_decode(codec, dict(planes), spec, dict(given), known)
         return self.run_decode(codec, dict(planes), spec, dict(given))
 

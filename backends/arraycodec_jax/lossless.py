@@ -24,19 +24,22 @@ from arraycodec_jax.rest import UINTS, chunk_bytes, look_up_rest, sections
 from arraycodec_jax.streams import (
     Coded,
     Streams,
+    all_steps,
     ans_table,
     at,
     code_lengths,
     frequencies,
     huffman_table,
     labels_of,
+    looped_steps,
+    of_streams,
+    starts_of,
     steps_of,
     tables_of,
 )
 
 MAX_TABLES = 256
 MAX_ELEMENTS = 1 << 30  # places in a buffer of symbols, of twice that size, must fit 31 bits
-UNROLL = 4
 
 
 class Known(NamedTuple):
@@ -52,7 +55,7 @@ class Places(NamedTuple):
     """For every element of the flattened array: its band, its stream, and its place in that."""
 
     band: jax.Array
-    index: jax.Array
+    stream: jax.Array
     place: jax.Array
 
     @classmethod
@@ -76,7 +79,7 @@ def encode(x: jax.Array, codec: Codec, given: Given) -> Planes:
     return {}
 
 
-def prepared(codec: Codec, planes: Planes, spec: ArraySpec) -> tuple[Planes, Known | None]:
+def prepared(codec: Codec, planes: Planes, spec: ArraySpec, given: Given) -> tuple[Planes, Known | None]:
     """Where the plan is at hand: the planes with zeros after them, so that arrays of much the same lengths share a
     compiled program, and what is known of the plan."""
     plane, bits = planes["plan"], DTYPES[spec.dtype].bits
@@ -114,7 +117,7 @@ def decode(codec: Codec, planes: Planes, spec: ArraySpec, given: Given, known: K
     most_tables = known.plan.tables if known else max(min(planes["tables"].size, MAX_TABLES), 1)
     values = known_values if known else traced_values
     u, symbols = values(plan, streams, planes, spec.size, word, most_tables)
-    w = words_of(u + plan.offset.astype(word), plan, own)
+    w = words_of(u + jnp.asarray(plan.offset).astype(word), plan, own)
     if known is None or known.plan.lone:
         w = jnp.where((symbols == plan.symbols - 1) & (jnp.uint32(plan.lone) > 0), at(own, jnp.uint32(0)), w)
     if known is None or known.patches:
@@ -143,34 +146,36 @@ def known_values(
     plan: Plan, streams: Streams, planes: Planes, size: int, word: Any, most_tables: int
 ) -> tuple[jax.Array, jax.Array | None]:
     """Symbols and rest of all elements as one, and symbols: the steps of all streams, then streams of one length."""
-    found, symbols, stream, byte, zeros_first, ys = [], [], 0, 0, jnp.uint32(0), None
+    ys, zeros_first, stream, byte = None, jnp.uint32(0), 0, 0
     if plan.coder:
         coded, zeros_first = coded_of(plan, streams, planes, plan.coder == ANS, streams.number, most_tables)
-        step, state = steps_of(coded, streams)
-        steps = jnp.arange(min(streams.stream, streams.rows), dtype=jnp.uint32)
-        ys = lax.scan(step, state, steps, unroll=UNROLL)[1]
+        ys = all_steps(*steps_of(coded, streams), min(streams.stream, streams.rows), 8)
+    u, symbols = jnp.zeros(size, word), jnp.zeros(size, jnp.uint8) if plan.lone else None
     for bands, height in ((streams.full, streams.stream), (1, streams.tail)):
-        count = bands * streams.columns
+        count, shape = bands * streams.columns, (bands, streams.columns, height)
         if not count * height:
             continue
-        u = jnp.zeros((bands, height, streams.columns), word)
+        own, first = jnp.zeros(shape, word), stream // streams.columns * streams.stream * streams.columns
         if ys is not None:
-            own = ys[:height, stream : stream + count].reshape(height, bands, streams.columns).transpose(1, 0, 2)
-            symbols.append(own.reshape(-1))
+            found = of_streams(ys[:, stream : stream + count], height, np.uint8).reshape(shape)
+            if symbols is not None:
+                symbols = lax.dynamic_update_slice(symbols, in_rows(found), (first,))
             if plan.rest < np.iinfo(word).bits:
-                u += own.astype(word) << plan.rest
+                own += found.astype(word) << plan.rest
         if plan.rest and not plan.zeros:
-            chunk = chunk_bytes(height, plan.rest)
-            end = byte + count * chunk
-            chunks = enough(planes["raw"], end)[byte:end].reshape(bands, streams.columns, chunk)
-            u += sections(chunks, height, plan.rest, word).transpose(0, 2, 1)
+            end = byte + count * chunk_bytes(height, plan.rest)
+            own += sections(enough(planes["raw"], end)[byte:end].reshape(*shape[:2], -1), height, plan.rest, word)
             byte = end
-        found.append(u.reshape(-1))
+        u = lax.dynamic_update_slice(u, in_rows(own), (first,))  # XLA's concatenation takes a hundred times as long
         stream += count
-    u = jnp.concatenate(found)
     if plan.rest and plan.zeros:
         u += rest_of(plan, streams, planes, Places.of(streams, size), zeros_first, streams.number).astype(word)
-    return u, jnp.concatenate(symbols) if plan.lone else None
+    return u, symbols
+
+
+def in_rows(x: jax.Array) -> jax.Array:
+    """Elements in the order of the array, from bands, columns and rows."""
+    return x.reshape(-1) if x.shape[1] == 1 else x.transpose(0, 2, 1).reshape(-1)
 
 
 def traced_values(
@@ -181,20 +186,13 @@ def traced_values(
     most = max(min(planes["index"].size, size), 1)
 
     def nothing() -> tuple[jax.Array, jax.Array]:
-        return jnp.zeros(size, jnp.uint8), jnp.uint32(0)
+        return jnp.zeros(size, jnp.uint32), jnp.uint32(0)
 
     def coded_symbols(ans: bool) -> tuple[jax.Array, jax.Array]:
         coded, zeros_first = coded_of(plan, streams, planes, ans, most, most_tables)
-        step, state = steps_of(coded, streams)
-
-        def body(k: jax.Array, carry: tuple[Any, jax.Array]) -> tuple[Any, jax.Array]:
-            state, found = step(carry[0], k)
-            # What lanes that are no streams write, the next step overwrites.
-            return state, lax.dynamic_update_slice(carry[1], found, (k * streams.number,))
-
         steps = jnp.minimum(streams.stream, streams.rows)
-        buffer = lax.fori_loop(jnp.uint32(0), steps, body, (state, jnp.zeros(2 * size + most, jnp.uint8)))[1]
-        return at(buffer, places.place * streams.number + places.index), zeros_first
+        buffer = looped_steps(*steps_of(coded, streams), steps, streams.number, most, size)
+        return at(buffer, places.place * streams.number + places.stream), zeros_first
 
     branches = [nothing, lambda: coded_symbols(False), lambda: coded_symbols(True)]
     symbols, zeros_first = lax.switch(plan.coder, branches)
@@ -216,9 +214,9 @@ def coded_of(
         numbers, first = code_lengths(plane, plan.tables, plan.symbols, most_tables)
         tables = tables_of(huffman_table, numbers, plan.tables)
     labels, first = labels_of(plane, first, plan.tables, streams.units) if most_tables > 1 else (None, first)
-    lane = jnp.arange(most, dtype=jnp.uint32)
-    lengths = jnp.where(lane < streams.number, at(planes["index"], lane), 0).astype(jnp.uint32)
-    return Coded(ans, plan.bits, tables, labels, planes["streams"], jnp.cumsum(lengths) - lengths), first
+    return Coded(
+        ans, plan.bits, tables, labels, planes["streams"], starts_of(planes["index"], streams.number, most)
+    ), first
 
 
 def rest_of(
@@ -226,7 +224,7 @@ def rest_of(
 ) -> jax.Array:
     """The rest of all elements with what was dropped of it, uint32: each looks up its own in its stream's chunk."""
     length = streams.length(places.band)
-    columns_before = places.index % streams.columns
+    columns_before = places.stream % streams.columns
     first = places.band * streams.columns * chunk_bytes(streams.stream, plan.rest)
     first += columns_before * chunk_bytes(length, plan.rest)
     # Where streams drop different numbers of bits, at most `most` streams: as many as there are bytes that say so.
@@ -235,8 +233,8 @@ def rest_of(
     dropped = jnp.minimum(dropped, jnp.uint32(plan.rest))
     sizes = chunk_bytes(streams.length(stream // streams.columns), plan.rest - dropped)
     starts = jnp.cumsum(sizes, dtype=jnp.uint32) - sizes
-    first = jnp.where(jnp.uint32(plan.zeros) > 0, at(starts, places.index), first)
-    zeros = at(dropped, places.index)
+    first = jnp.where(jnp.uint32(plan.zeros) > 0, at(starts, places.stream), first)
+    zeros = at(dropped, places.stream)
     return shifted(look_up_rest(planes["raw"], first, length, places.place, plan.rest - zeros), zeros)
 
 

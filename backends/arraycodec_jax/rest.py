@@ -47,8 +47,8 @@ def section(own: jax.Array, length: int, width: int) -> jax.Array:
         return own
     if width > 8:
         return lax.bitcast_convert_type(own.reshape(*own.shape[:-1], length, width // 8), UINTS[width])
-    mask = (1 << width) - 1
-    return jnp.concatenate([(own >> shift) & mask for shift in range(0, 8, width)], axis=-1)[..., :length]
+    parts = (own[..., None, :] >> np.arange(0, 8, width, dtype=np.uint8)[:, None]) & ((1 << width) - 1)
+    return parts.reshape(*own.shape[:-1], -1)[..., :length]
 
 
 def look_up_rest(raw: jax.Array, first: jax.Array, length: jax.Array, place: jax.Array, rest: jax.Array) -> jax.Array:

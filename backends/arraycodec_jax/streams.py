@@ -16,6 +16,7 @@ from jax import lax
 
 from arraycodec.primitives.entropy.plan import MAX_LENGTH
 
+Step = Callable[[Any, Any], tuple[Any, jax.Array]]
 SYMBOLS = 256  # the most of an alphabet
 ABSENT = 16  # sorts after every code length
 # The first bit of a code is its highest, and comes lowest in the stream.
@@ -70,6 +71,35 @@ class Coded(NamedTuple):
     labels: jax.Array | None  # of units, where there are several tables
     bytes: jax.Array  # the plane `streams`
     starts: jax.Array  # uint32, the first byte of each stream
+
+
+class Reader(NamedTuple):
+    """Streams of bits side by side: places are those of bits, counted from the second byte that each begins in."""
+
+    words: jax.Array  # uint32: the 32 bits from every second byte on, so that any 17 bits are in one of them
+    first: jax.Array  # uint32: the word in which each stream begins
+
+    @classmethod
+    def of(cls, plane: jax.Array, starts: jax.Array) -> tuple[Reader, jax.Array]:
+        """A reader of streams that begin at these bytes, and the places of their first bits."""
+        pairs = lax.bitcast_convert_type(jnp.pad(plane, (0, 2 + plane.size % 2)).reshape(-1, 2), jnp.uint16)
+        pairs = pairs.astype(jnp.uint32)
+        return cls(pairs[:-1] | (pairs[1:] << 16), starts >> 1), (starts & 1) << 3
+
+    def peek(self, place: jax.Array) -> jax.Array:
+        """At least 17 bits of each stream, from these places on."""
+        return at(self.words, self.first + (place >> 4)) >> (place & 15)
+
+    def take(self, place: jax.Array, bits: Any) -> jax.Array:
+        """So many bits of each stream, at most 16."""
+        return self.peek(place) & ((jnp.uint32(1) << bits) - 1)
+
+
+def starts_of(index: jax.Array, number: Any, most: int) -> jax.Array:
+    """The first byte of each of at most `most` streams, uint32, from their bytes in the index."""
+    lane = jnp.arange(most, dtype=jnp.uint32)
+    lengths = jnp.where(lane < number, at(index, lane), 0).astype(jnp.uint32)
+    return jnp.cumsum(lengths) - lengths
 
 
 def at(x: jax.Array, index: jax.Array) -> jax.Array:
@@ -147,19 +177,13 @@ def runs(ends: jax.Array, size: int) -> jax.Array:
     return jnp.cumsum(marks)
 
 
-def windows(streams: jax.Array) -> jax.Array:
-    """The 32 bits from every second byte on, so that any 17 bits are in one of them."""
-    pairs = lax.bitcast_convert_type(jnp.pad(streams, (0, 2 + streams.size % 2)).reshape(-1, 2), jnp.uint16)
-    pairs = pairs.astype(jnp.uint32)
-    return pairs[:-1] | (pairs[1:] << 16)
-
-
-def labels_of(plane: jax.Array, first: Any, tables: Any, units: Any) -> tuple[jax.Array, jax.Array]:
-    """The labels of so many units, uint32, and the byte after them; where `units` is traced, of as many as may be."""
-    width = 32 - lax.clz(jnp.maximum(jnp.uint32(tables), 1) - 1)
+def labels_of(plane: jax.Array, first: Any, labels: Any, units: Any) -> tuple[jax.Array, jax.Array]:
+    """A number below `labels` for each unit, uint32, and the byte after them; for as many units as there may be where
+    their number is traced."""
+    width = 32 - lax.clz(jnp.maximum(jnp.uint32(labels), 1) - 1)
     most = units if isinstance(units, int) else max(8 * plane.size, 1)
-    labels = dense(plane, first, jnp.arange(most, dtype=jnp.uint32) * width, width)
-    return labels, first + (units * width + 7) // 8
+    found = dense(plane, first, jnp.arange(most, dtype=jnp.uint32) * width, width)
+    return found, first + (units * width + 7) // 8
 
 
 def tables_of(table_of: Callable[[jax.Array], jax.Array], numbers: jax.Array, tables: Any) -> jax.Array:
@@ -170,16 +194,13 @@ def tables_of(table_of: Callable[[jax.Array], jax.Array], numbers: jax.Array, ta
     return lax.fori_loop(jnp.uint32(0), count, lambda t, found: found.at[t].set(table_of(numbers[t])), found)
 
 
-def steps_of(coded: Coded, streams: Streams) -> tuple[Any, Any]:
+def steps_of(coded: Coded, streams: Streams) -> tuple[Step, Any]:
     """`step(state, k)`: the next state of all streams, and their k-th symbols; and the state before the first."""
-    words, width, flat = windows(coded.bytes), coded.tables.shape[1], coded.tables.reshape(-1)
-    first, odd = coded.starts >> 1, (coded.starts & 1) << 3
+    width, flat = coded.tables.shape[1], coded.tables.reshape(-1)
+    reader, start = Reader.of(coded.bytes, coded.starts)
     units = streams.units_before(jnp.arange(coded.starts.size, dtype=jnp.uint32))
     whole = isinstance(streams.unit, int) and streams.unit == streams.stream
     label = at(coded.labels, units) * width if coded.labels is not None and whole else jnp.uint32(0)
-
-    def peek(place: jax.Array) -> jax.Array:
-        return at(words, first + (place >> 4)) >> (place & 15)
 
     def entry(k: Any, index: jax.Array) -> jax.Array:
         own = label
@@ -188,16 +209,46 @@ def steps_of(coded: Coded, streams: Streams) -> tuple[Any, Any]:
         return at(flat, own + index).astype(jnp.uint32)
 
     def huffman_step(place: jax.Array, k: Any) -> tuple[jax.Array, jax.Array]:
-        found = entry(k, peek(place) & (width - 1))
-        return place + (found >> 8), found.astype(jnp.uint8)
+        found = entry(k, reader.peek(place) & (width - 1))
+        return place + (found >> 8), found & 0xFF
 
     def ans_step(state: tuple[jax.Array, jax.Array], k: Any) -> tuple[Any, jax.Array]:
         place, x = state
         found = entry(k, x)
         read = (found >> 8) & 15
-        x = (found >> 16) + (peek(place) & ((jnp.uint32(1) << read) - 1))
-        return (place + read, x), found.astype(jnp.uint8)
+        return (place + read, (found >> 16) + reader.take(place, read)), found & 0xFF
 
     if not coded.ans:
-        return huffman_step, odd
-    return ans_step, (odd + coded.bits, peek(odd) & ((jnp.uint32(1) << coded.bits) - 1))
+        return huffman_step, start
+    return ans_step, (start + coded.bits, reader.take(start, coded.bits))
+
+
+def all_steps(step: Step, start: Any, steps: int, bits: int) -> jax.Array:
+    """So many steps; what they find, uint32 (., streams): integers of so many bits, the first the lowest of a word."""
+    together = 32 // bits
+
+    def word_of(state: Any, k: jax.Array) -> tuple[Any, jax.Array]:
+        word = jnp.uint32(0)
+        for i in range(together):
+            state, found = step(state, k + i)
+            word |= found << bits * i
+        return state, word
+
+    return lax.scan(word_of, start, jnp.arange(0, steps, together, dtype=jnp.uint32))[1]
+
+
+def of_streams(words: jax.Array, steps: int, dtype: Any) -> jax.Array:
+    """What `all_steps` found as an array (streams, steps) of a dtype of so many bits."""
+    turned = lax.optimization_barrier(words[: -(-steps * np.dtype(dtype).itemsize // 4)].T)  # alone it is fast
+    return lax.bitcast_convert_type(turned, dtype).reshape(words.shape[1], -1)[:, :steps]
+
+
+def looped_steps(step: Step, start: Any, steps: Any, number: Any, most: int, size: int) -> jax.Array:
+    """A traced number of steps of a traced number of streams, uint32: `number` integers for each step."""
+
+    def body(k: jax.Array, carry: tuple[Any, jax.Array]) -> tuple[Any, jax.Array]:
+        state, found = step(carry[0], k)
+        # What lanes that are no streams write, the next step overwrites.
+        return state, lax.dynamic_update_slice(carry[1], found, (k * number,))
+
+    return lax.fori_loop(jnp.uint32(0), steps, body, (start, jnp.zeros(2 * size + most, jnp.uint32)))[1]

@@ -20,11 +20,8 @@ from arraycodec.primitives.entropy.layout import Layout, layout_of
 from arraycodec.primitives.entropy.plan import FLOAT, NONE, PALETTE, SIGNED, Plan
 from arraycodec.primitives.entropy.rest import chunk_bytes, section_bytes
 from arraycodec.spec import ArraySpec
-from arraycodec_torch import arrays
 from arraycodec_torch.scales import LARGE_TILE, TILE
-from arraycodec_torch.streams import Streams, decode_streams, tables
-
-INTEGERS = {8: torch.uint8, 16: torch.int16, 32: torch.int32, 64: torch.int64}  # words, and sections of whole bytes
+from arraycodec_torch.streams import INTEGERS, Streams, aligned, decode_streams, integers, read_small, tables
 
 
 class Band(NamedTuple):
@@ -90,7 +87,9 @@ def decode(codec: Lossless, planes: Planes, spec: ArraySpec, given: Given, out: 
 def load(planes: Planes, spec: ArraySpec) -> Job:
     """What decoding takes, once the layout and the lengths of planes are found to go together."""
     n, device = spec.numpy_dtype.itemsize * 8, planes["plan"].device
-    layout = layout_of(*read_small(planes), spec.size, n)
+    small = read_small({name: planes[name] for name in ("plan", "tables", "index")})
+    words = np.broadcast_to(np.uint8(0), planes["words"].shape)  # of which only the number is looked at
+    layout = layout_of(small["plan"], small["tables"], small["index"], words, spec.size, n)
     layout.check(planes["streams"].numel(), planes["raw"].numel())
     plan, streams = layout.plan, None
     if plan.coder != NONE:
@@ -103,15 +102,6 @@ def load(planes: Planes, spec: ArraySpec) -> Job:
         layout, n, columns, bands_of(plan, spec.size // columns, columns), streams, aligned(planes["raw"], 64),
         torch.from_numpy(layout.chunks).to(device), integers(planes["words"], n),
     )  # fmt: skip
-
-
-def read_small(planes: Planes) -> list[np.ndarray]:
-    """The planes `plan`, `tables` and `index` on the host, in one transfer, and for `words` an array of its length."""
-    small = [arrays.flat(planes[name]) for name in ("plan", "tables", "index")]
-    data = arrays.to_numpy(torch.cat([integers(plane, 8) for plane in small]))
-    plan, tables, index = np.split(data, np.cumsum([plane.nbytes for plane in small[:2]]))
-    words = np.broadcast_to(np.uint8(0), planes["words"].shape)
-    return [plan.view(np.uint32), tables, np.frombuffer(index.tobytes(), np.uint16), words]
 
 
 def bands_of(plan: Plan, rows: int, columns: int) -> list[Band]:
@@ -206,16 +196,3 @@ def modulo(x: torch.Tensor, n: int) -> torch.Tensor:
 def signed(x: int) -> int:
     """The int64 with the bits of an integer below 2^64."""
     return x - (1 << 64) if x >> 63 else x
-
-
-def integers(x: torch.Tensor, n: int) -> torch.Tensor:
-    """The elements one after another, as integers of n bits; of the same memory where they lie so."""
-    return arrays.flat(x).view(INTEGERS[n]) if x.numel() else x.new_empty(0, dtype=INTEGERS[n])
-
-
-def aligned(plane: torch.Tensor, n: int) -> torch.Tensor:
-    """Bytes as integers of n bits, without the bytes left over at the end; copied where no such integer can start."""
-    size = n // 8
-    plane = arrays.flat(plane)[: plane.numel() // size * size]
-    at_one = plane.storage_offset() % size == 0 and plane.data_ptr() % size == 0
-    return integers(plane if at_one else plane.clone(), n)

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
 from arraycodec.primitives.entropy.plan import ANS, HUFFMAN, Plan
+from arraycodec_torch import arrays
 
 LONGEST = 14  # bits that one look-up takes at most
+INTEGERS = {8: torch.uint8, 16: torch.int16, 32: torch.int32, 64: torch.int64}
 
 
 class Streams(NamedTuple):
@@ -73,9 +76,7 @@ def decode_streams(plan: Plan, streams: Streams, whole: int, rest: int) -> tuple
     count, device = streams.starts.numel(), streams.starts.device
     length = plan.stream if whole else rest
     symbols = torch.zeros((length, count), dtype=torch.uint8, device=device)
-    slack = LONGEST * (length + 1) // 32 + 2  # words that streams of any bits may read behind the last
-    words = torch.nn.functional.pad(streams.words, (0, slack))
-    pairs = torch.stack([words[:-1], words[1:]], dim=1).view(torch.int64).view(-1)  # 64 bits from every word on
+    pairs = look_up_words(streams, LONGEST * (length + 1))
     units, mask = -(-length // plan.unit), (1 << plan.bits) - 1
     first_unit = torch.arange(count, device=device) * units
     at, state, label = streams.starts.clone(), torch.zeros_like(first_unit), torch.zeros_like(first_unit)
@@ -94,3 +95,30 @@ def decode_streams(plan: Plan, streams: Streams, whole: int, rest: int) -> tuple
         if plan.coder == ANS:
             state[own] = (entry >> 16) + (window & ((1 << taken) - 1))
     return symbols, ((((at + 7) >> 3) == streams.ends) & (state == 0)).all()
+
+
+def look_up_words(streams: Streams, bits: int) -> torch.Tensor:
+    """int64: the 64 bits from every word on; zeros behind the end, as far as a stream of so many bits can go."""
+    words = torch.nn.functional.pad(streams.words, (0, bits // 32 + 3))
+    return torch.stack([words[:-1], words[1:]], dim=1).view(torch.int64).view(-1)
+
+
+def read_small(planes: dict[str, torch.Tensor]) -> dict[str, np.ndarray]:
+    """Planes on the host, in one transfer."""
+    data = arrays.to_numpy(torch.cat([integers(plane, 8) for plane in planes.values()]))
+    parts = np.split(data, np.cumsum([plane.nbytes for plane in planes.values()])[:-1])
+    specs = (arrays.spec(plane).numpy_dtype for plane in planes.values())
+    return {name: np.array(part).view(dtype) for name, part, dtype in zip(planes, parts, specs, strict=True)}
+
+
+def integers(x: torch.Tensor, n: int) -> torch.Tensor:
+    """The elements one after another, as integers of n bits; of the same memory where they lie so."""
+    return arrays.flat(x).view(INTEGERS[n]) if x.numel() else x.new_empty(0, dtype=INTEGERS[n])
+
+
+def aligned(plane: torch.Tensor, n: int) -> torch.Tensor:
+    """Bytes as integers of n bits, without the bytes left over at the end; copied where no such integer can start."""
+    size = n // 8
+    plane = arrays.flat(plane)[: plane.numel() // size * size]
+    at_one = plane.storage_offset() % size == 0 and plane.data_ptr() % size == 0
+    return integers(plane if at_one else plane.clone(), n)

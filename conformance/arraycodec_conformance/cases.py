@@ -9,6 +9,7 @@ import numpy as np
 
 from arraycodec.base import Codec, Then
 from arraycodec.codecs.codebook import Codebook
+from arraycodec.codecs.delta import Delta
 from arraycodec.codecs.linear import Linear
 from arraycodec.codecs.llm_int8 import LLMInt8
 from arraycodec.codecs.lossless import Lossless
@@ -63,6 +64,14 @@ def _short(codec: Codec) -> str:
         return ">".join([_short(codec.outer), *(f"{plane}={_short(part)}" for plane, part in codec.parts)])
     plain, params = type(codec)().to_json(), codec.to_json()
     return "-".join([codec.name, *(f"{k}={v}" for k, v in params.items() if k != "name" and v != plain[k])])
+
+
+def near(x: np.ndarray) -> np.ndarray:
+    """An array of which most words differ from those of `x`, by little; the first by its sign."""
+    words = np.ascontiguousarray(x).reshape(-1).view(f"u{x.dtype.itemsize}").copy()
+    words ^= (np.arange(words.size, dtype=np.uint64) * np.uint64(2654435761) >> np.uint64(29)).astype(words.dtype) & 7
+    words[:1] ^= words.dtype.type(1 << (8 * words.itemsize - 1))
+    return words.view(x.dtype).reshape(x.shape)
 
 
 CASES = [
@@ -126,5 +135,7 @@ CASES = [
     Case(Lossless("storage")),
     Case(Lossless("inference")),
     Case(Then(Codebook("nf4"), codes=Lossless(), absmax=Lossless("storage"))),
+    Case(Delta(), base=near),
+    Case(Delta("storage"), base=near),
     Case(Tied("embed.weight"), base=lambda x: x),
 ]

@@ -1,4 +1,4 @@
-"""Arrays as `Lossless` encodes them: every coder, arrangement and layout, also by plans that its encoder never makes."""
+"""Arrays as `Lossless` encodes them: every coder, arrangement and layout, also by plans that its encoder never has."""
 
 from __future__ import annotations
 
@@ -60,6 +60,7 @@ def planned(x: np.ndarray, plan: Plan, uncoded: tuple[int, ...] = (), palette: n
         symbols = (u.astype(np.uint64) >> np.uint64(plan.rest)).clip(max=plan.symbols).astype(np.int64)
         counts = np.bincount(symbols, minlength=plan.symbols + 1)[: plan.symbols]
         counts[list(uncoded)] = 0
+        counts[plan.lone_symbol :] = 1
         for table in tables:
             own = counts * rng.integers(1, 9, counts.size)
             table[:] = huffman.lengths(own, 12) if plan.coder == HUFFMAN else ans.normalised(own, plan.bits)
@@ -117,6 +118,10 @@ EXAMPLES: dict[str, Callable[[], Example]] = {
     "palette": lambda: planned(
         np.random.default_rng(0).choice(np.array([3, 70, 200], np.uint8), 500),
         Plan(HUFFMAN, PALETTE, stream=100, tables=1, symbols=3), palette=np.array([3, 70, 200], np.uint8),
+    ),
+    "raw palette": lambda: planned(
+        np.random.default_rng(0).choice(np.array([3, 70, 200], np.uint8), 500), Plan(NONE, PALETTE, 2, stream=100),
+        palette=np.array([3, 70, 200], np.uint8),
     ),
     "window": lambda: planned(weights((1000,), "bfloat16"), Plan(NONE, FLOAT, 12, 112 << 8, 200, sign=7)),
     "plain": lambda: planned(weights((1000,), "float32"), Plan(NONE, PLAIN, 32, stream=333)),

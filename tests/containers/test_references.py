@@ -110,6 +110,7 @@ def test_a_file_is_opened_once_and_closed_with_the_others(folder, monkeypatch):
     with ac.open_file("a.safetensors") as file:
         os.chdir("/")
         file["other"].decode()
+        file["same"].decode()
 
 
 BROKEN = {
@@ -273,3 +274,56 @@ def test_rows_of_a_tie_read_what_they_need(tmp_path, monkeypatch):
             read.clear()
             assert_bits(file["other"][7], x[7])
             assert sum(read) <= most
+
+
+@pytest.mark.parametrize("scheme", ["lossless", "lossless-storage", "lossless-inference", "nf4+lossless"])
+def test_rows_of_lossless_planes_read_their_streams_only(tmp_path, monkeypatch, scheme):
+    x = (weights(8192, 1024) * np.float32(0.02)).astype(ac.ArraySpec((), "bfloat16").numpy_dtype)
+    ac.save_file({"x": ac.encode(x, scheme)}, tmp_path / "x.safetensors")
+    with ac.open_file(tmp_path / "x.safetensors") as file:
+        whole = file["x"].decode()
+        read = counted(monkeypatch)
+        assert_bits(file["x"][5000:5008], whole[5000:5008])
+        assert sum(read) <= (3 << 20) + (64 << 10) < file["x"].nbytes  # whole chunks of 1 MiB, and small planes
+        read.clear()
+        file["x"].decode()
+        assert sum(read) >= file["x"].nbytes - 1024  # all but the header, which is there
+
+
+def test_rows_of_columns_read_their_band_only(tmp_path, monkeypatch):
+    """Columns of their own scales, in streams that are as high as a band of rows."""
+    x = weights(65536, 128) * np.exp(3 * weights(128, seed=1))
+    x = x.astype(ac.ArraySpec((), "bfloat16").numpy_dtype)
+    enc = ac.encode(x, "lossless")
+    stream, columns = enc.planes["plan"][5], enc.planes["plan"][7]
+    assert columns == 128 and stream <= 16384
+    ac.save_file({"x": enc}, tmp_path / "x.safetensors")
+    with ac.open_file(tmp_path / "x.safetensors") as file:
+        read = counted(monkeypatch)
+        for rows in (slice(0, 1), slice(20000, 20010), slice(65535, None), slice(16000, 17000)):
+            read.clear()
+            assert_bits(file["x"][rows], x[rows])
+            bands = -(-(rows.stop or 65536) // int(stream)) - rows.start // int(stream)
+            assert sum(read) <= bands * stream / 65536 * file["x"].nbytes + (3 << 20)
+
+
+def test_rows_of_a_delta_read_the_base_whole_once(tmp_path, monkeypatch):
+    """For its hash; then streams of both only."""
+    base = (weights(8192, 1024) * np.float32(0.02)).astype(ac.ArraySpec((), "bfloat16").numpy_dtype)
+    x = base.copy()
+    x[::2] += base[::2] * x.dtype.type(0.01)
+    ac.save_file({"x": ac.encode(x, ac.Delta(), given={"base": base})}, tmp_path / "x.safetensors")
+    ac.save_file({"x": base, "y": base}, tmp_path / "b.safetensors")
+    with ac.open_file(tmp_path / "x.safetensors", base=tmp_path / "b.safetensors") as file:
+        read = counted(monkeypatch)
+        assert_bits(file["x"][5000:5008], x[5000:5008])
+        assert base.nbytes < sum(read)
+        read.clear()
+        assert_bits(file["x"][77], x[77])
+        assert sum(read) <= (3 << 20) + (64 << 10)
+    for wrong, verify in ((x, True), (base[:100], True), (base[:100], False)):
+        with ac.open_file(tmp_path / "x.safetensors", base={"x": wrong}, verify=verify) as file:
+            with pytest.raises(ac.CorruptError, match="the base must"):
+                file["x"][3]
+            with pytest.raises(ac.CorruptError, match="the base must"):
+                file["x"].decode()

@@ -10,6 +10,7 @@ import sys
 from typing import Any
 
 import numpy as np
+import toy_delta
 import toy_linear
 import toy_llm_int8
 import toy_lossless
@@ -29,6 +30,7 @@ IMPLEMENTATIONS = {"plain": sys.modules[__name__]}
 # codec name -> the module with `encode(codec, x, given)` and `decode(codec, planes, spec)` of that family; decoding a
 # codec that has the input "base" takes it as a fourth argument
 WITNESSES = {
+    "delta": toy_delta,
     "linear": toy_linear,
     "llm_int8": toy_llm_int8,
     "lossless": toy_lossless,

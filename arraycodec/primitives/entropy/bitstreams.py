@@ -12,6 +12,8 @@ import numpy as np
 from arraycodec.primitives.jit import inlined, kernel
 from arraycodec.primitives.unaligned import load64, store32, store64
 
+NO_CODE = np.uint64(1 << 31)  # the code of a symbol that has none, of length 0; others are below
+
 
 @inlined
 def window(data, bit):
@@ -184,33 +186,45 @@ def put(out, at, bits, count):
     return bits >> (whole << np.uint64(3)), count & np.uint64(7), at + np.int64(whole)
 
 
-@kernel
-def huffman_write(symbols, codes, out, at):
-    """Write a stream from byte `at` on; the byte after it. 8 bytes beyond may be written too."""
-    bits, count, low = np.uint64(0), np.uint64(0), np.uint64(0xFFFFFFFF)
-    fours = symbols.size & ~3
-    for i in range(0, fours, 4):
-        a, b, c, d = codes[symbols[i]], codes[symbols[i + 1]], codes[symbols[i + 2]], codes[symbols[i + 3]]
-        bits |= (a & low) << count
-        count += a >> np.uint64(32)
-        bits |= (b & low) << count
-        count += b >> np.uint64(32)
-        bits |= (c & low) << count
-        count += c >> np.uint64(32)
-        bits |= (d & low) << count
-        count += d >> np.uint64(32)
-        bits, count, at = put(out, at, bits, count)
-    for i in range(fours, symbols.size):
-        a = codes[symbols[i]]
-        bits |= (a & low) << count
-        bits, count, at = put(out, at, bits, count + (a >> np.uint64(32)))
+@inlined
+def append(piece, bits, count):
+    """The waiting bits and their number with those of a piece: bits, and above 2^32 how many."""
+    return bits | ((piece & np.uint64(0xFFFFFFFF)) << count), count + (piece >> np.uint64(32))
+
+
+@inlined
+def flush(out, at, bits, count):
+    """Write what waits; the byte after the stream."""
     store64(out, at, bits)
     return at + np.int64((count + np.uint64(7)) >> np.uint64(3))
 
 
 @kernel
+def huffman_write(symbols, codes, out, at):
+    """Write a stream from byte `at` on; the byte after it, -1 where a symbol has NO_CODE.
+
+    8 bytes beyond the stream may be written too.
+    """
+    bits, count, seen = np.uint64(0), np.uint64(0), np.uint64(0)
+    fours = symbols.size & ~3
+    for i in range(0, fours, 4):
+        a, b, c, d = codes[symbols[i]], codes[symbols[i + 1]], codes[symbols[i + 2]], codes[symbols[i + 3]]
+        seen |= a | b | c | d
+        bits, count = append(a, bits, count)
+        bits, count = append(b, bits, count)
+        bits, count = append(c, bits, count)
+        bits, count = append(d, bits, count)
+        bits, count, at = put(out, at, bits, count)
+    for i in range(fours, symbols.size):
+        seen |= codes[symbols[i]]
+        bits, count = append(codes[symbols[i]], bits, count)
+        bits, count, at = put(out, at, bits, count)
+    return -1 if seen & NO_CODE else flush(out, at, bits, count)
+
+
+@kernel
 def ans_write(symbols, drops, firsts, states, labels, unit, pieces, out, at):
-    """Write a stream as `huffman_write` does.
+    """Write a stream as `huffman_write` does; every symbol has a frequency.
 
     drops, firsts, states  of every table
     pieces                 room for a word for each symbol: what it emits, found from the last symbol to the first
@@ -223,13 +237,18 @@ def ans_write(symbols, drops, firsts, states, labels, unit, pieces, out, at):
         for i in range(min((k + 1) * unit, symbols.size) - 1, k * unit - 1, -1):
             symbol = symbols[i]
             emit = np.uint32(np.uint32(x + drop[symbol]) >> np.uint32(16))  # a lone symbol emits nothing: it wraps
-            pieces[i] = np.uint64(x & ((one << emit) - one)) | (np.uint64(emit) << np.uint64(32))
-            x = np.uint32(to[first[symbol] + np.int64(x >> emit)]) + size
-    bits, count, low = np.uint64(x - size), np.uint64(log2_of(states.shape[1])), np.uint64(0xFFFFFFFF)
+            pieces[i] = np.uint64(x & np.uint32(np.uint32(one << emit) - one)) | (np.uint64(emit) << np.uint64(32))
+            x = np.uint32(np.uint32(to[first[symbol] + np.int64(np.uint32(x >> emit))]) + size)
+    bits, count = np.uint64(x - size), np.uint64(log2_of(states.shape[1]))
     bits, count, at = put(out, at, bits, count)
-    for i in range(symbols.size):
-        a = pieces[i]
-        bits |= (a & low) << count
-        bits, count, at = put(out, at, bits, count + (a >> np.uint64(32)))
-    store64(out, at, bits)
-    return at + np.int64((count + np.uint64(7)) >> np.uint64(3))
+    fours = symbols.size & ~3
+    for i in range(0, fours, 4):
+        bits, count = append(pieces[i], bits, count)
+        bits, count = append(pieces[i + 1], bits, count)
+        bits, count = append(pieces[i + 2], bits, count)
+        bits, count = append(pieces[i + 3], bits, count)
+        bits, count, at = put(out, at, bits, count)
+    for i in range(fours, symbols.size):
+        bits, count = append(pieces[i], bits, count)
+        bits, count, at = put(out, at, bits, count)
+    return flush(out, at, bits, count)

@@ -15,8 +15,8 @@ LONGEST = 24 << DIGITS
 SMOOTH = 4  # a bin that a table has never seen counts as 2^-SMOOTH elements
 
 
-def labelled(features: np.ndarray, most: int, table: int, rounds: int, sample: int) -> tuple[np.ndarray, int, int]:
-    """The label of each unit, uint8; the number of labels; and the bits of all features, labels and tables.
+def labelled(features: np.ndarray, most: int, table: int, rounds: int, sample: int) -> tuple[np.ndarray, int]:
+    """The label of each unit, uint8, and the number of labels.
 
     features  int16 (units, F)
     most      tables at first, from which those are merged that cost more than they save
@@ -26,13 +26,13 @@ def labelled(features: np.ndarray, most: int, table: int, rounds: int, sample: i
     found = np.zeros(features.shape[0], np.uint8)
     step = max(1, features.shape[0] // sample)
     some = np.ascontiguousarray(features[::step]) if step > 1 else features
-    count, bits = group(features, some, found, max(most, 1), table << FRACTION, rounds, logarithms())
-    return found, int(count), int(bits) >> FRACTION
+    count = group(features, some, found, max(most, 1), table << FRACTION, rounds, logarithms())
+    return found, int(count)
 
 
 @kernel
 def group(features, some, found, most, table, rounds, logs):
-    """Make tables for `some` units, give each unit one, and merge tables; their number, and the bits of all."""
+    """Make tables for `some` units, give each unit one, and merge tables; their number."""
     lengths = np.empty((most, features.shape[1]), np.int16)
     sums = np.zeros((most, features.shape[1]), np.int64)
     if most > 1:
@@ -159,7 +159,7 @@ def merge(sums, found, table, logs):
             numbers[t] = at
             at += 1
         found[u] = numbers[t]
-    return max(at, 1), best
+    return max(at, 1)
 
 
 @inlined

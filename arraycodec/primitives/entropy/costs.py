@@ -49,16 +49,15 @@ def entropies(sums, symbols, logs):
     """The bits of ideal codes of each field, and the words that have none.
 
     sums     int64 (T, bins): of the words of each table
-    symbols  int16 (fields, bins): the symbol 0..255 of each bin, or -1
+    symbols  of each field int16 (bins,): the symbol 0..256 of each bin, or -1
     """
-    tables, fields = sums.shape[0], symbols.shape[0]
-    bits, outside = np.zeros(fields, np.int64), np.zeros(fields, np.int64)
-    counts = np.empty(257, np.int64)
-    for f in range(fields):
-        for t in range(tables):
+    bits, outside = np.zeros(len(symbols), np.int64), np.zeros(len(symbols), np.int64)
+    counts = np.empty(258, np.int64)
+    for f, symbols_of_field in enumerate(symbols):
+        for t in range(sums.shape[0]):
             counts[:] = 0
-            for b in range(symbols.shape[1]):
-                counts[1 + symbols[f, b]] += sums[t, b]
+            for b in range(symbols_of_field.size):
+                counts[1 + symbols_of_field[b]] += sums[t, b]
             outside[f] += counts[0]
             counts[0] = 0
             bits[f] += entropy(counts, logs)

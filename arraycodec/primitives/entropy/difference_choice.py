@@ -1,18 +1,19 @@
 """How differences are coded: labels of units, tables of contexts and the alphabet, by what they cost in bits.
 
-A context is a label of a unit and a bucket of the base. Costs are integers, of 1/256 of a bit, and sums of them in
-float64 stay exact: so every machine and every number of threads finds the same plan.
+A context is a label of a unit and a bucket of the base. Costs are integers with FRACTION digits below the bit: so every
+machine and every number of threads finds the same plan.
 """
 
 from __future__ import annotations
 
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
 
 from arraycodec.primitives.entropy import ans
-from arraycodec.primitives.entropy.costs import logarithms
-from arraycodec.primitives.entropy.difference_plan import CODED, MAX_STREAM, DifferencePlan, Model
+from arraycodec.primitives.entropy.costs import FRACTION, log2, logarithms
+from arraycodec.primitives.entropy.difference_plan import CODED, CURVE, MAX_STREAM, DifferencePlan, Model
 from arraycodec.primitives.entropy.difference_survey import (
     CURVE_SHIFT,
     DIRECT,
@@ -22,6 +23,7 @@ from arraycodec.primitives.entropy.difference_survey import (
     survey,
 )
 from arraycodec.primitives.entropy.differences import Kind, kind_of, meaning_of
+from arraycodec.primitives.jit import kernel
 
 MANTISSA = {
     "float32": 23, "bfloat16": 7, "float16": 10,
@@ -29,6 +31,7 @@ MANTISSA = {
 }  # fmt: skip
 UNIT = 512  # elements of a unit where rows are no good units
 ALPHABETS = ((4, 2), (3, 1), (2, 0), (1, 0))
+LARGE = 1 << 18  # elements for which the tables of the largest alphabet weigh nothing
 ROUNDS = 8
 
 
@@ -41,7 +44,7 @@ class Effort(NamedTuple):
     bits: tuple[int, ...]  # of an ANS state
 
 
-EFFORTS = {"balanced": Effort(4096, 8, 16, (12,)), "storage": Effort(MAX_STREAM, 16, 32, (12, 13, 14))}
+EFFORTS = {"balanced": Effort(4096, 8, 16, (11,)), "storage": Effort(MAX_STREAM, 16, 32, (11, 12, 13, 14))}
 
 
 class Choice(NamedTuple):
@@ -60,40 +63,26 @@ def choose(words: np.ndarray, base: np.ndarray, dtype: str, shape: tuple[int, ..
     shift = MANTISSA.get(dtype, int(kind.bits) - 4)
     found = survey(words, base, kind, unit, shift, dtype == "float32")
     groups = _groups(found, effort.labels if found.levels.size >= 16 else 1)
-    contexts = np.zeros((groups.max() + 1, *found.histogram.shape[1:]), np.int64)
-    np.add.at(contexts, groups, found.histogram)
+    there = np.bincount(found.levels, minlength=len(groups)) > 0
+    contexts = np.stack([found.histogram[there & (groups == label)].sum(0) for label in range(int(groups.max()) + 1)])
     flat = contexts.reshape(-1, contexts.shape[2])
     used = flat.any(1)
-    best = None
-    for direct, leading in ALPHABETS if words.size < 1 << 18 else ALPHABETS[:1]:
-        counts, raw = _merged(flat[used], direct, leading, kind)
-        tables = 1
-        while tables <= min(effort.tables, max(1, words.size >> 14)):
-            labels, lengths = _clustered(counts, tables)
-            bits = raw + _cost(counts, labels, lengths) + _table_bits(counts, labels)
-            if best is None or bits < best[0]:
-                best = bits, direct, leading, counts, labels
-            tables *= 2
-    _, direct, leading, counts, labels = best
-    names, labels = np.unique(labels, return_inverse=True)
-    sums = np.zeros((len(names), counts.shape[1]), np.int64)
-    np.add.at(sums, labels.reshape(-1), counts)
+    cost, direct, leading, sums, labels = _tables(flat[used], kind, words.size, effort)
     bits, frequencies = _frequencies(sums, effort.bits)
     table_of = np.zeros(len(flat), np.uint8)
-    table_of[used] = labels.reshape(-1)
-    unit_labels = groups[found.levels].astype(np.uint8)
+    table_of[used] = labels
     curve_of = np.zeros(len(contexts), np.uint8)
-    curve_of[groups[LEVELS:][found.histogram[LEVELS:].any((1, 2))]] = 1
+    curve_of[groups[found.levels[found.levels >= LEVELS]]] = 1
     curves = int(curve_of.any())
     model = Model(
-        frequencies, found.curve[None] if curves else np.zeros((0, 256), np.int32), curve_of,
-        table_of.reshape(contexts.shape[:2]), unit_labels,
+        frequencies, found.curve[None] if curves else np.zeros((0, CURVE), np.int32), curve_of,
+        table_of.reshape(contexts.shape[:2]), groups[found.levels].astype(np.uint8),
     )  # fmt: skip
     plan = DifferencePlan(
-        CODED, stream, unit, bits, len(names), counts.shape[1], direct, leading, shift, found.first, found.buckets,
+        CODED, stream, unit, bits, len(sums), sums.shape[1], direct, leading, shift, found.first, found.buckets,
         len(contexts), curves, CURVE_SHIFT * curves, int(found.scales.size > 0),
     )  # fmt: skip
-    return Choice(plan, model, found.scales, best[0])
+    return Choice(plan, model, found.scales, cost >> FRACTION)
 
 
 def _geometry(shape: tuple[int, ...], size: int, stream: int) -> tuple[int, int]:
@@ -106,89 +95,136 @@ def _geometry(shape: tuple[int, ...], size: int, stream: int) -> tuple[int, int]
 
 
 def _groups(found: Survey, most: int) -> np.ndarray:
-    """The label of each level: levels of units in which the classes of differences have much the same frequencies."""
-    classes = np.minimum(np.arange(found.histogram.shape[2]), 16)
-    classes = np.where(classes < 16, np.frexp(classes)[1], 5 + (np.arange(classes.size) - 16) // 4)
+    """The label of each level: levels of units in which differences of the same length are as frequent share one."""
     groups, last = np.zeros(len(found.histogram), np.int64), 0
+    there = np.bincount(found.levels, minlength=len(groups)) > 0
     for first in range(0, len(groups), LEVELS):
-        part = found.histogram[first : first + LEVELS]
-        used = part.any((1, 2))
-        if not used.any():
-            continue
-        coarse = np.zeros((int(used.sum()), part.shape[1], int(classes.max()) + 1), np.int64)
-        np.add.at(coarse, (slice(None), slice(None), classes), part[used])
-        labels, _ = _clustered(coarse.reshape(len(coarse), -1), min(most, len(coarse)))
-        _, labels = np.unique(labels, return_inverse=True)
-        groups[first : first + LEVELS][used] = last + labels.reshape(-1)
-        last += int(labels.max()) + 1
+        used = np.flatnonzero(there[first : first + LEVELS])
+        if used.size:
+            part = _summed(found.histogram[first + used], _length_of(found.histogram.shape[2]))
+            labels, _ = clustered(part.reshape(used.size, -1), min(most, used.size), logarithms())
+            _, labels = np.unique(labels, return_inverse=True)
+            groups[first + used] = last + labels.reshape(-1)
+            last = int(groups.max()) + 1
     return groups
 
 
-def _merged(counts: np.ndarray, direct: int, leading: int, kind: Kind) -> tuple[np.ndarray, int]:
-    """Counts of the symbols of a smaller alphabet, without those after the last that occurs; the raw bits."""
-    n = int(kind.bits)
-    fine = (meaning_of(DIRECT, LEADING, counts.shape[1])[: counts.shape[1]] & 0xFFFFFFFF).astype(np.int64)
-    length = np.frexp(fine)[1]
-    large = (1 << direct) + ((length - 1 - direct) << leading) + ((fine >> np.maximum(length - 1 - leading, 0)) & ((1 << leading) - 1))
-    symbols = np.where(fine < 1 << direct, fine, large)
-    merged = np.zeros((len(counts), (1 << direct) + ((n - direct) << leading)), np.int64)
-    np.add.at(merged, (slice(None), symbols), counts)
-    raw = meaning_of(direct, leading, merged.shape[1])[: merged.shape[1]] >> np.uint64(32)
+def _tables(counts: np.ndarray, kind: Kind, size: int, effort: Effort) -> tuple[int, int, int, np.ndarray, np.ndarray]:
+    """The cost, the alphabet, the counts of the symbols of each table, and the table of each context."""
+    found = []
+    for direct, leading in ALPHABETS[:1] if size >= LARGE else ALPHABETS:
+        merged, raw = _merged(counts, direct, leading, int(kind.bits))
+        tables = 1
+        while tables <= min(effort.tables, max(1, size >> 14)):
+            labels, bits = clustered(merged, tables, logarithms())
+            own = (
+                8 * tables * merged.shape[1] + len(merged) * (tables - 1).bit_length()
+            )  # about what tables and map take
+            found.append((int(bits) + raw + (own << FRACTION), direct, leading, merged, labels))
+            tables *= 2
+    bits, direct, leading, merged, labels = min(found, key=lambda one: one[0])
+    _, labels = np.unique(labels, return_inverse=True)
+    labels = labels.reshape(-1)
+    sums = np.stack([merged[labels == table].sum(0) for table in range(int(labels.max()) + 1)])
+    return bits, direct, leading, sums, labels.astype(np.uint8)
+
+
+def _merged(counts: np.ndarray, direct: int, leading: int, bits: int) -> tuple[np.ndarray, int]:
+    """Counts of the symbols of a smaller alphabet, without those after the last that occurs; the cost of raw bits."""
+    merged = _summed(counts, _symbol_of(counts.shape[1], direct, leading))
     last = int(np.flatnonzero(merged.any(0))[-1]) + 1
-    return merged[:, :last], int(merged.sum(0) @ raw.astype(np.int64)) << 8
+    raw = meaning_of(direct, leading, last)[:last] >> np.uint64(32)
+    return np.ascontiguousarray(merged[:, :last]), int(merged[:, :last].sum(0) @ raw.astype(np.int64)) << FRACTION
 
 
-def _log2(x: np.ndarray) -> np.ndarray:
-    """log2 of integers >= 1 in 1/256."""
-    bits = x.astype(np.float64).view(np.int64)
-    return ((((bits >> 52) - 1023) << 16) + logarithms()[(bits >> 40) & 0xFFF]) >> 8
+@cache
+def _symbol_of(symbols: int, direct: int, leading: int) -> np.ndarray:
+    """The symbol of a smaller alphabet for each of the finest."""
+    least = (meaning_of(DIRECT, LEADING, symbols)[:symbols] & np.uint64(0xFFFFFFFF)).astype(np.int64)
+    exponent = np.maximum(np.frexp(least)[1] - 1, direct)
+    digits = (least >> (exponent - leading)) & ((1 << leading) - 1)
+    return np.where(least < 1 << direct, least, (1 << direct) + ((exponent - direct) << leading) + digits)
 
 
-def _lengths(sums: np.ndarray) -> np.ndarray:
-    """Code lengths for the counts of each table; a symbol that does not occur counts as a sixteenth."""
-    scaled = 16 * sums + 1
-    return np.minimum(_log2(scaled.sum(1, keepdims=True)) - _log2(scaled), 24 << 8)
+@cache
+def _length_of(symbols: int) -> np.ndarray:
+    """The bit length of the differences of each of the finest symbols."""
+    return np.frexp((meaning_of(DIRECT, LEADING, symbols)[:symbols] & np.uint64(0xFFFFFFFF)).astype(np.int64))[1]
 
 
-def _clustered(counts: np.ndarray, tables: int) -> tuple[np.ndarray, np.ndarray]:
-    """The table of each context, and the code lengths of the tables: k-means in which code length is the distance."""
-    weights = counts.sum(1)
-    order = np.argsort((counts @ np.arange(counts.shape[1]) << 16) // weights, kind="stable")
-    middles = np.cumsum(weights[order]) - (weights[order] + 1) // 2
-    labels = np.empty(len(counts), np.int64)
-    labels[order] = middles * tables // int(weights.sum())
-    rows, before = counts.astype(np.float64), None
+def _summed(counts: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """The counts of the last axis added up by group."""
+    found = np.zeros((*counts.shape[:-1], int(groups.max()) + 1), np.int64)
+    add_up(counts.reshape(-1, counts.shape[-1]), groups, found.reshape(-1, found.shape[-1]))
+    return found
+
+
+@kernel
+def add_up(counts, groups, found):
+    """Add each column of `counts` to the column of its group."""
+    for row in range(counts.shape[0]):
+        for k in range(groups.size):
+            found[row, groups[k]] += counts[row, k]
+
+
+@kernel
+def clustered(counts, tables, logs):
+    """The table of each context, and the bits of all with FRACTION digits: k-means by code length.
+
+    counts  int64 (contexts, symbols), none of them without an element. At first a table has contexts that are
+            neighbours in the order of their mean symbols, and as many elements as the others.
+    """
+    contexts, symbols = counts.shape
+    means, weights = np.empty(contexts, np.int64), np.empty(contexts, np.int64)
+    for c in range(contexts):
+        moment, weight = np.int64(0), np.int64(0)
+        for s in range(symbols):
+            moment += counts[c, s] * s
+            weight += counts[c, s]
+        means[c], weights[c] = (moment << 8) // weight, weight
+    labels, done, total = np.empty(contexts, np.int64), np.int64(0), weights.sum()
+    for c in np.argsort(means, kind="mergesort"):
+        labels[c] = (done + (weights[c] >> 1)) * tables // (total + 1)
+        done += weights[c]
+    sums, lengths = np.empty((tables, symbols), np.int64), np.empty((symbols, tables), np.int64)
+    costs, bits, before = np.empty(tables, np.int64), np.int64(0), np.int64(-1)
     for _ in range(ROUNDS):
-        sums = np.zeros((tables, counts.shape[1]), np.int64)
-        np.add.at(sums, labels, counts)
-        lengths = _lengths(sums)
-        if tables == 1:
-            break
-        costs = rows @ lengths.T.astype(np.float64)
-        labels = costs.argmin(1)
-        bits = costs.min(1).sum()
-        if before is not None and bits >= before * (1 - 1 / 4096):
+        sums[:] = 0
+        for c in range(contexts):
+            sums[labels[c]] += counts[c]
+        for t in range(tables):
+            whole = log2(16 * sums[t].sum() + symbols, logs)
+            for s in range(symbols):  # one that does not occur counts as a sixteenth
+                lengths[s, t] = whole - log2(16 * sums[t, s] + 1, logs)
+        bits = np.int64(0)
+        for c in range(contexts):
+            costs[:] = 0
+            for s in range(symbols):
+                count = counts[c, s]
+                if count:
+                    for t in range(tables):
+                        costs[t] += count * lengths[s, t]
+            labels[c] = np.argmin(costs)
+            bits += costs[labels[c]]
+        if before >= 0 and bits >= before - (before >> 12):
             break
         before = bits
-    return labels, lengths
-
-
-def _cost(counts: np.ndarray, labels: np.ndarray, lengths: np.ndarray) -> int:
-    return int((counts * lengths[labels]).sum())
-
-
-def _table_bits(counts: np.ndarray, labels: np.ndarray) -> int:
-    """About what tables and map take."""
-    tables = len(np.unique(labels))
-    return (tables * 8 * counts.shape[1] + len(counts) * (tables - 1).bit_length()) << 8
+    return labels, bits
 
 
 def _frequencies(sums: np.ndarray, widths: tuple[int, ...]) -> tuple[int, np.ndarray]:
     """The state bits that cost least, and the frequencies of each table."""
-    best = None
-    for bits in widths:
-        found = np.stack([ans.normalised(row, bits) for row in sums])
-        cost = int((sums * ((bits << 8) - _log2(np.maximum(found, 1)))).sum())
-        if best is None or cost < best[0]:
-            best = cost, bits, found.astype(np.uint16)
-    return best[1], best[2]
+    found = {bits: np.stack([ans.normalised(row, bits) for row in sums]) for bits in widths}
+    least = min(widths, key=lambda bits: cost_of(sums, found[bits], bits, logarithms()))
+    return least, found[least].astype(np.uint16)
+
+
+@kernel
+def cost_of(sums, frequencies, bits, logs):
+    """What symbols cost that are coded with these frequencies of 2^bits."""
+    cost = np.int64(0)
+    for t in range(sums.shape[0]):
+        for s in range(sums.shape[1]):
+            if sums[t, s]:
+                cost += sums[t, s] * ((np.int64(bits) << FRACTION) - log2(frequencies[t, s], logs))
+    return cost

@@ -1,4 +1,4 @@
-"""`DifferencePlan`: the choices with which an array is coded beside its base, and the plane `tables` that goes with them.
+"""`DifferencePlan`: the choices with which an array is coded beside its base, and the plane `tables`.
 
 A plan is data, one plane of 16 words. docs/format/delta.md says what each word means; everything that a decoder takes
 from a plan or from the tables has been checked here first.

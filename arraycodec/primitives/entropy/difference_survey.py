@@ -25,6 +25,7 @@ LEVELS = 96  # of a unit, by the mean bits of its differences
 WINDOW = 48  # buckets: the largest magnitudes; those below share the first
 SAMPLE = 512  # units in which curves and factors are looked for
 CURVE_SHIFT = 15  # a curve of float32 is over the 8 leading bits of the mantissa
+CURVE_PAYS = 1 << 15  # bits that a curve must save, for it takes 1024 bytes, and a label for each unit
 PLAIN, BENT, SCALED = range(3)  # the ways to predict a unit
 
 
@@ -53,7 +54,7 @@ def survey(words: np.ndarray, base: np.ndarray, kind: Kind, unit: int, shift: in
     if floats:
         curve, scales = _predictions(words, base, kind, unit, units)
     symbols = (1 << DIRECT) + ((int(kind.bits) - DIRECT) << LEADING)
-    parts = max(1, min(units // 1024, 8))
+    parts = max(1, min(units // 1024, 4))
     levels = np.zeros(units, np.uint8)
     histogram = np.zeros((parts, LEVELS * (1 + (curve.size > 0)), buckets, symbols), np.int32)
 
@@ -111,7 +112,7 @@ def count_units(words, base, kind, unit, shift, first, curve, scales, levels, hi
             bent(m[:count], v[:count], curve, np.uint32(CURVE_SHIFT))
             compared(mine, theirs, m[:count], kind, z[BENT, :count])
             other = bits_of(z[BENT, :count], lengths[:count])
-            if other < bits:
+            if 4 * other < 3 * bits:
                 way, bits = BENT, other
         if scales.size and scales[u] != np.float32(1):
             m[:count] = v[:count]
@@ -132,7 +133,9 @@ def count_units(words, base, kind, unit, shift, first, curve, scales, levels, hi
             counts[bucket, symbol_of(found[i], np.uint32(DIRECT), np.uint32(LEADING))] += 1
 
 
-def _predictions(words: np.ndarray, base: np.ndarray, kind: Kind, unit: int, units: int) -> tuple[np.ndarray, np.ndarray]:
+def _predictions(
+    words: np.ndarray, base: np.ndarray, kind: Kind, unit: int, units: int
+) -> tuple[np.ndarray, np.ndarray]:
     """A curve and factors, where a sample of units says that they pay; empty arrays where not."""
     whole = words.size // unit
     none = np.zeros(0, np.int32), np.zeros(0, np.float32)
@@ -146,12 +149,10 @@ def _predictions(words: np.ndarray, base: np.ndarray, kind: Kind, unit: int, uni
     plain = _bits(z).sum(1)
     curve, scales = _curve(d, m), np.zeros(0, np.float32)
     if curve.size:
-        rest = d - curve[(m >> CURVE_SHIFT) & 255]
-        bent_bits = np.minimum(_bits(2 * np.abs(rest)).sum(1), plain)
-        if bent_bits.sum() > 0.98 * plain.sum():
-            curve = curve[:0]
-        else:
-            plain = bent_bits
+        saved = plain - _bits(2 * np.abs(d - curve[(m >> CURVE_SHIFT) & 255])).sum(1)
+        saved = np.where(4 * saved > plain, saved, 0)  # chance saves a little of any unit
+        curve = curve if saved.sum() * (whole // len(some)) > CURVE_PAYS else curve[:0]
+        plain -= saved if curve.size else 0
     factors = np.ones(len(some), np.float32)
     fit_factors(mine.reshape(-1), theirs.reshape(-1), unit, factors)
     measure_scaled(mine, theirs, kind, factors, moved)

@@ -17,6 +17,7 @@ from arraycodec.primitives.unaligned import store64
 from arraycodec.spec import DTYPES
 
 UNSIGNED = ("bool", "float8_e8m0fnu")
+RUN = 512  # elements that are worked on at once: what is known of four runs stays in the first cache
 SYMBOLS = 256  # entries of a table of what symbols stand for
 STEP_BYTES = 6  # that an element takes at most: 14 bits of state and 31 raw ones
 
@@ -51,7 +52,7 @@ class Tools(NamedTuple):
     first: np.uint32
     curve_shift: np.uint32
     scaled: bool
-    table_of: np.ndarray  # uint8 (G, E)
+    rows: np.ndarray  # uint32 (G, E): where the table of a bucket begins among the entries of all tables
     labels: np.ndarray  # uint8 (units,)
     curve_of: np.ndarray  # uint8 (G,)
     curves: np.ndarray  # uint32 (C, 256)
@@ -86,7 +87,7 @@ def predicted(base, kind, m, v):
 
 @inlined
 def scaled(m, factor):
-    """Float32 magnitudes times a factor, where both are normal and the product is not the smallest such power of two."""
+    """Float32 magnitudes times a factor, where they are normal and so is the product, with an exponent field above 1."""
     for i in range(m.size):
         product = as_bits(as_float(m[i]) * factor)
         low, high = np.uint32(1), np.uint32(253)
@@ -131,126 +132,176 @@ def symbol_of(z, direct, leading):
 
 
 @inlined
-def prepared(base, first_unit, tools, m, v, tables):
-    """Predictions of the elements of a stream, and the table of each."""
-    one, least, most = np.uint32(1), tools.first, np.uint32(tools.table_of.shape[1] - 1)
+def prepared(base, unit, tools, m, v, rows):
+    """Predictions of elements of one unit, and where the table of each begins."""
+    one, least, most = np.uint32(1), tools.first, np.uint32(tools.rows.shape[1] - 1)
     predicted(base, tools.kind, m, v)
+    label = tools.labels[unit]
+    buckets = tools.rows[label]
     for i in range(base.size):
-        tables[i] = np.uint8(min(np.uint32(max(np.uint32(v[i] >> tools.shift), least) - least), most))
-    for start in range(0, base.size, tools.unit):
-        stop = min(start + tools.unit, base.size)
-        unit = first_unit + start // tools.unit
-        label = tools.labels[unit]
-        row = tools.table_of[label]
-        mine = tables[start:stop]
-        for i in range(mine.size):
-            mine[i] = row[mine[i]]
-        if tools.scaled:
-            scaled(m[start:stop], tools.scales[unit])
-        if tools.curve_of[label]:
-            curve = tools.curves[tools.curve_of[label] - one]
-            bent(m[start:stop], v[start:stop], curve, tools.curve_shift)
+        rows[i] = min(np.uint32(max(np.uint32(v[i] >> tools.shift), least) - least), most)
+    for i in range(base.size):
+        rows[i] = buckets[rows[i]]
+    if tools.scaled:
+        scaled(m, tools.scales[unit])
+    if tools.curve_of[label]:
+        bent(m, v, tools.curves[tools.curve_of[label] - one], tools.curve_shift)
+
+
+@inlined
+def step_back(x, row, symbol, z, tools, drops, firsts, states, size):
+    """One element, from the state behind it: the state before it, and what it emits with its number of bits << 48."""
+    one = np.uint32(1)
+    entry = row + np.uint32(symbol)
+    emit = np.uint32(x + drops[entry]) >> np.uint32(16)  # modulo 2^32
+    told = tools.meaning[symbol]
+    raw = np.uint64(z) - (told & np.uint64(0xFFFFFFFF))
+    piece = np.uint64(x & ((one << emit) - one)) | (raw << np.uint64(emit))
+    piece |= (np.uint64(emit) + (told >> np.uint64(32))) << np.uint64(48)
+    return np.uint32(states[firsts[entry] + np.int64(x >> emit)]) + size, piece
+
+
+@inlined
+def written(pieces, state, bits, out, at):
+    """Write a stream from byte `at` on; the byte after it."""
+    mask, waiting = np.uint64((1 << 48) - 1), np.uint64(bits)
+    waiting_bits = np.uint64(state)
+    for i in range(pieces.size):
+        piece = pieces[i]
+        waiting_bits, waiting, at = put(out, at, waiting_bits, waiting)
+        waiting_bits |= (piece & mask) << waiting
+        waiting += piece >> np.uint64(48)
+    waiting_bits, waiting, at = put(out, at, waiting_bits, waiting)
+    store64(out, at, waiting_bits)
+    return at + np.int64((waiting + np.uint64(7)) >> np.uint64(3))
 
 
 @kernel
 def encode_streams(words, base, stream, tools, drops, firsts, states, index, out, start, stop):
     """Write the streams start..stop one after another and their lengths; the byte after the last one.
 
-    drops, firsts, states  of every table (arraycodec.primitives.entropy.ans)
+    drops, firsts, states  (arraycodec.primitives.entropy.ans) of all tables, SYMBOLS entries each; firsts are places
+                           among the states of all tables
     out                    room for STEP_BYTES for each element and 16 more
     """
-    m, v, z = np.empty(stream, np.uint32), np.empty(stream, np.uint32), np.empty(stream, np.uint32)
-    tables, symbols, pieces = np.empty(stream, np.uint8), np.empty(stream, np.uint8), np.empty(stream, np.uint64)
-    size, one = np.uint32(states.shape[1]), np.uint32(1)
-    at = 0
-    for number in range(start, stop):
-        lo = number * stream
-        hi = min(lo + stream, words.size)
-        count = hi - lo
-        mine = base[lo:hi]
-        prepared(mine, lo // tools.unit, tools, m[:count], v[:count], tables[:count])
-        compared(words[lo:hi], mine, m[:count], tools.kind, z[:count])
-        for i in range(count):
-            symbols[i] = np.uint8(symbol_of(z[i], tools.direct, tools.leading))
-        x = size
-        for i in range(count - 1, -1, -1):
-            symbol, table = symbols[i], tables[i]
-            emit = np.uint32(x + drops[table, symbol]) >> np.uint32(16)  # modulo 2^32
-            told = tools.meaning[symbol]
-            raw = np.uint64(z[i]) - (told & np.uint64(0xFFFFFFFF))
-            low = np.uint64(x & ((one << emit) - one)) | (raw << np.uint64(emit))
-            pieces[i] = low | ((np.uint64(emit) + (told >> np.uint64(32))) << np.uint64(48))
-            x = np.uint32(states[table, firsts[table, symbol] + np.int64(x >> emit)]) + size
-        begin, mask = at, np.uint64((1 << 48) - 1)
-        bits, waiting, at = put(out, at, np.uint64(x - size), np.uint64(tools.bits))
-        for i in range(count):
-            piece = pieces[i]
-            bits |= (piece & mask) << waiting
-            bits, waiting, at = put(out, at, bits, waiting + (piece >> np.uint64(48)))
-        store64(out, at, bits)
-        at += np.int64((waiting + np.uint64(7)) >> np.uint64(3))
-        index[number] = at - begin
+    m, v, z = np.empty(RUN, np.uint32), np.empty(RUN, np.uint32), np.empty((4, RUN), np.uint32)
+    rows, symbols = np.empty((4, RUN), np.uint32), np.empty((4, RUN), np.uint8)
+    pieces, size, at, number = np.empty((4, stream), np.uint64), np.uint32(1 << tools.bits), 0, start
+    z0, z1, z2, z3, r0, r1, r2, r3 = z[0], z[1], z[2], z[3], rows[0], rows[1], rows[2], rows[3]
+    a0, a1, a2, a3 = symbols[0], symbols[1], symbols[2], symbols[3]
+    p0, p1, p2, p3 = pieces[0], pieces[1], pieces[2], pieces[3]
+    state = np.empty(4, np.uint32)
+    while number < stop:
+        together = 4 if number + 4 <= stop and (number + 4) * stream <= words.size else 1
+        count = min(stream, words.size - number * stream)
+        x0, x1, x2, x3 = size, size, size, size
+        hi = count
+        while hi > 0:  # from the last run to the first; a run lies in one unit
+            lo = max((hi - 1) // tools.unit * tools.unit, hi - RUN)
+            for k in range(together):
+                first = (number + k) * stream
+                mine, n = base[first + lo : first + hi], hi - lo
+                prepared(mine, (first + lo) // tools.unit, tools, m[:n], v[:n], rows[k, :n])
+                compared(words[first + lo : first + hi], mine, m[:n], tools.kind, z[k, :n])
+                for i in range(n):
+                    symbols[k, i] = np.uint8(symbol_of(z[k, i], tools.direct, tools.leading))
+            if together == 4:
+                for i in range(hi - lo - 1, -1, -1):
+                    x0, p0[lo + i] = step_back(x0, r0[i], a0[i], z0[i], tools, drops, firsts, states, size)
+                    x1, p1[lo + i] = step_back(x1, r1[i], a1[i], z1[i], tools, drops, firsts, states, size)
+                    x2, p2[lo + i] = step_back(x2, r2[i], a2[i], z2[i], tools, drops, firsts, states, size)
+                    x3, p3[lo + i] = step_back(x3, r3[i], a3[i], z3[i], tools, drops, firsts, states, size)
+            else:
+                for i in range(hi - lo - 1, -1, -1):
+                    x0, p0[lo + i] = step_back(x0, r0[i], a0[i], z0[i], tools, drops, firsts, states, size)
+            hi = lo
+        state[0], state[1], state[2], state[3] = x0 - size, x1 - size, x2 - size, x3 - size
+        for k in range(together):
+            begin = at
+            at = written(pieces[k, :count], state[k], tools.bits, out, at)
+            index[number + k] = at - begin
+        number += together
     return at
 
 
 @inlined
-def step(data, bit, state, table, tables, meaning, z, i):
-    """One element: the bit after it, and the next state."""
+def step(bits, state, row, tables, meaning):
+    """One element at the first of these bits: its z, the bits it took, and the next state."""
     one = np.uint64(1)
-    bits = window(data, bit)
-    entry = tables[table, state]
+    entry = tables[np.uint64(row) + state]
     read = np.uint64(entry & np.uint32(15))
     state = np.uint64(entry >> np.uint32(16)) + (bits & ((one << read) - one))
     told = meaning[(entry >> np.uint32(8)) & np.uint32(255)]
     raw = told >> np.uint64(32)
-    z[i] = np.uint32(told) + np.uint32((bits >> read) & ((one << raw) - one))
-    return bit + np.int64(read + raw), state
+    return np.uint32(told) + np.uint32((bits >> read) & ((one << raw) - one)), read + raw, state
+
+
+@inlined
+def one_step(data, bit, state, rows, tables, meaning, z, i):
+    """One element."""
+    z[i], used, state = step(window(data, bit), state, rows[i], tables, meaning)
+    return bit + np.int64(used), state
+
+
+@inlined
+def two_steps(data, bit, state, rows, tables, meaning, z, i):
+    """Two elements, which together take at most 57 bits."""
+    bits = window(data, bit)
+    z[i], used, state = step(bits, state, rows[i], tables, meaning)
+    z[i + 1], more, state = step(bits >> used, state, rows[i + 1], tables, meaning)
+    return bit + np.int64(used + more), state
 
 
 @kernel
-def decode_streams(data, places, base, stream, tools, tables, first_unit, words, start, stop):
+def decode_streams(data, places, base, stream, tools, tables, words, start, stop):
     """Decode the streams start..stop; False where one does not end at its place in state 0.
 
     data    with bytes for a whole stream of the longest codes behind the last one
     places  of the streams in `data`, and the end
-    tables  uint32 (T, 2^bits), as `arraycodec.primitives.entropy.ans.decoding_table` makes them
-    first_unit  the unit with which `base` begins
+    tables  uint32 (T * 2^bits,), as `arraycodec.primitives.entropy.ans.decoding_table` makes them
     """
-    m, v, z = np.empty((4, stream), np.uint32), np.empty(stream, np.uint32), np.empty((4, stream), np.uint32)
-    chosen = np.empty((4, stream), np.uint8)
-    mask, units = np.uint64((1 << tools.bits) - 1), stream // tools.unit
-    m0, m1, m2, m3, z0, z1, z2, z3 = m[0], m[1], m[2], m[3], z[0], z[1], z[2], z[3]
-    c0, c1, c2, c3 = chosen[0], chosen[1], chosen[2], chosen[3]
-    bit, state = np.zeros(4, np.int64), np.zeros(4, np.uint64)
+    m, v, z = np.empty((4, RUN), np.uint32), np.empty(RUN, np.uint32), np.empty((4, RUN), np.uint32)
+    rows, bit, state = np.empty((4, RUN), np.uint32), np.zeros(4, np.int64), np.zeros(4, np.uint64)
+    z0, z1, z2, z3, r0, r1, r2, r3 = z[0], z[1], z[2], z[3], rows[0], rows[1], rows[2], rows[3]
+    mask, meaning = np.uint64((1 << tools.bits) - 1), tools.meaning
+    paired = 2 * (tools.bits + np.int64(tools.kind.bits) - 1) <= 57
     number, good = start, True
     while number < stop:
-        four = number + 4 <= stop and (number + 4) * stream <= words.size
-        together = 4 if four else 1
+        together = 4 if number + 4 <= stop and (number + 4) * stream <= words.size else 1
+        count = min(stream, words.size - number * stream)
         for k in range(together):
-            lo = (number + k) * stream
-            count = min(stream, words.size - lo)
-            part = base[lo : lo + count]
-            prepared(part, first_unit + (number + k) * units, tools, m[k, :count], v[:count], chosen[k, :count])
             bit[k] = places[number + k] * 8
             state[k] = window(data, bit[k]) & mask
             bit[k] += tools.bits
-        b0, s0 = bit[0], state[0]
-        if four:
-            b1, b2, b3, s1, s2, s3 = bit[1], bit[2], bit[3], state[1], state[2], state[3]
-            for i in range(stream):
-                b0, s0 = step(data, b0, s0, c0[i], tables, tools.meaning, z0, i)
-                b1, s1 = step(data, b1, s1, c1[i], tables, tools.meaning, z1, i)
-                b2, s2 = step(data, b2, s2, c2[i], tables, tools.meaning, z2, i)
-                b3, s3 = step(data, b3, s3, c3[i], tables, tools.meaning, z3, i)
-            bit[1], bit[2], bit[3], state[1], state[2], state[3] = b1, b2, b3, s1, s2, s3
-        else:
-            for i in range(min(stream, words.size - number * stream)):
-                b0, s0 = step(data, b0, s0, c0[i], tables, tools.meaning, z0, i)
-        bit[0], state[0] = b0, s0
+        b0, b1, b2, b3, s0, s1, s2, s3 = bit[0], bit[1], bit[2], bit[3], state[0], state[1], state[2], state[3]
+        lo = 0
+        while lo < count:  # runs; each lies in one unit
+            hi = min(lo // tools.unit * tools.unit + tools.unit, lo + RUN, count)
+            n = hi - lo
+            for k in range(together):
+                first = (number + k) * stream + lo
+                prepared(base[first : first + n], first // tools.unit, tools, m[k, :n], v[:n], rows[k, :n])
+            if together == 4:
+                pairs = n & ~1 if paired else 0
+                for i in range(0, pairs, 2):
+                    b0, s0 = two_steps(data, b0, s0, r0, tables, meaning, z0, i)
+                    b1, s1 = two_steps(data, b1, s1, r1, tables, meaning, z1, i)
+                    b2, s2 = two_steps(data, b2, s2, r2, tables, meaning, z2, i)
+                    b3, s3 = two_steps(data, b3, s3, r3, tables, meaning, z3, i)
+                for i in range(pairs, n):
+                    b0, s0 = one_step(data, b0, s0, r0, tables, meaning, z0, i)
+                    b1, s1 = one_step(data, b1, s1, r1, tables, meaning, z1, i)
+                    b2, s2 = one_step(data, b2, s2, r2, tables, meaning, z2, i)
+                    b3, s3 = one_step(data, b3, s3, r3, tables, meaning, z3, i)
+            else:
+                for i in range(n):
+                    b0, s0 = one_step(data, b0, s0, r0, tables, meaning, z0, i)
+            for k in range(together):
+                first = (number + k) * stream + lo
+                restored(z[k, :n], base[first : first + n], m[k, :n], tools.kind, words[first : first + n])
+            lo = hi
+        bit[0], bit[1], bit[2], bit[3], state[0], state[1], state[2], state[3] = b0, b1, b2, b3, s0, s1, s2, s3
         for k in range(together):
-            lo = (number + k) * stream
-            count = min(stream, words.size - lo)
             good &= (bit[k] + 7) >> 3 == places[number + k + 1] and state[k] == np.uint64(0)
-            restored(z[k, :count], base[lo : lo + count], m[k, :count], tools.kind, words[lo : lo + count])
         number += together
     return good

@@ -9,12 +9,12 @@ from typing import NamedTuple
 import numpy as np
 
 from arraycodec.primitives.entropy import ans, huffman, tables
-from arraycodec.primitives.entropy.bitstreams import ans_write, huffman_write
+from arraycodec.primitives.entropy.bitstreams import NO_CODE, ans_write, huffman_write
 from arraycodec.primitives.entropy.fields import arranged, constants
 from arraycodec.primitives.entropy.layout import gaps_of, pieces_of
-from arraycodec.primitives.entropy.plan import HUFFMAN, NONE, SLACK, Choice, Plan, Streams
-from arraycodec.primitives.entropy.rest import chunk_places, store_rest
-from arraycodec.primitives.jit import kernel
+from arraycodec.primitives.entropy.plan import ANS, HUFFMAN, NONE, SLACK, Choice, Plan, Streams
+from arraycodec.primitives.entropy.rest import chunk_places, cut_rest
+from arraycodec.primitives.jit import inlined, kernel
 from arraycodec.primitives.threads import split
 
 
@@ -33,10 +33,9 @@ class Encoder(NamedTuple):
     """What the kernels encode with."""
 
     coder: int
-    symbols: int
     likely: np.ndarray  # uint8 (T,): what stands for a symbol without a code
-    known: np.ndarray  # bool (T, A)
-    codes: np.ndarray  # uint64 (T, A): of Huffman
+    known: np.ndarray  # bool (T, 256)
+    codes: np.ndarray  # uint64 (T, 256): of Huffman
     drops: np.ndarray  # uint32 (T, A): of ANS
     firsts: np.ndarray  # int64 (T, A)
     states: np.ndarray  # uint16 (T, 2^bits)
@@ -47,20 +46,22 @@ class Encoder(NamedTuple):
 
 def encoder(choice: Choice, streams: Streams) -> Encoder:
     """The encoding tables of a choice."""
-    plan, (t, a) = choice.plan, choice.tables.shape
-    codes, drops, firsts = np.zeros((t, a), np.uint64), np.zeros((t, a), np.uint32), np.zeros((t, a), np.int64)
+    plan, t = choice.plan, choice.plan.tables
+    codes, known = np.full((t, 256), NO_CODE, np.uint64), np.zeros((t, 256), np.bool_)
+    drops, firsts = np.zeros((t, plan.symbols), np.uint32), np.zeros((t, plan.symbols), np.int64)
     states = np.zeros((t, 1 << plan.bits), np.uint16)
     for table in range(t):
+        used = np.flatnonzero(choice.tables[table])
+        known[table, used] = True
         if plan.coder == HUFFMAN:
-            codes[table] = huffman.codes(choice.tables[table])
+            codes[table, used] = huffman.codes(choice.tables[table])[used]
         else:
             drops[table], firsts[table], states[table] = ans.encoding_tables(choice.tables[table], plan.bits)
     likely = np.array([_likely(plan, table) for table in choice.tables], np.uint8)
     units = streams.units(max(plan.unit, 1))
     labels = choice.labels if plan.tables > 1 else np.zeros(int(units.sum()), np.uint8)
-    known = choice.tables > 0
     return Encoder(
-        plan.coder, plan.symbols, likely, known, codes, drops, firsts, states, labels, np.cumsum(units) - units,
+        plan.coder, likely, known, codes, drops, firsts, states, labels, np.cumsum(units) - units,
         max(plan.unit, 1),
     )  # fmt: skip
 
@@ -115,9 +116,8 @@ def _gather(words: np.ndarray, streams: Streams, low: int, high: int, columns: i
     """The words of streams, each contiguous, and where each starts."""
     start, length = int(streams.starts[low]), int(streams.lengths[low])
     if not columns:
-        return words[start : int(streams.starts[high - 1] + streams.lengths[high - 1])], streams.starts[
-            low:high
-        ] - start
+        stop = int(streams.starts[high - 1] + streams.lengths[high - 1])
+        return words[start:stop], streams.starts[low:high] - start
     rows = words[start - start % columns : start - start % columns + length * columns].reshape(length, columns)
     left = start % columns
     return np.ascontiguousarray(rows[:, left : left + high - low].T).reshape(-1), np.arange(high - low) * length
@@ -162,54 +162,76 @@ def encode_kernel(
         arranged(own, arrangement, c, palette, part)
         if lone < 256:
             found = place_lone(own, palette[0], lone, rest, part, starts[k], places, found)
-        labels = tools.labels[tools.unit_firsts[i] :]
-        found = cut(part, rest, tools, labels, coded, starts[k], places, found)
         if zeros[i]:
             drop(part, zeros[i])
-        store_rest(part, rest - zeros[i], raw[chunks[i] : chunks[i + 1]])
-        if tools.coder != NONE:
-            start = at
-            if tools.coder == HUFFMAN:
-                at = huffman_write(coded, tools.codes[labels[0]], out, at)
-            else:
-                at = ans_write(coded, tools.drops, tools.firsts, tools.states, labels, tools.unit, pieces, out, at)
-            index[i] = at - start
+        cut_rest(part, rest - zeros[i], raw[chunks[i] : chunks[i + 1]])
+        labels = tools.labels[tools.unit_firsts[i] :]
+        if tools.coder == NONE:
+            found = patch_outside(part, starts[k], places, found)
+            continue
+        start, at = at, -1
+        if narrow(part, coded) < 256 and known_all(coded, tools, labels):
+            at = write(coded, tools, labels, pieces, out, start)
+        if at < 0:
+            found = patch_unknown(part, tools, labels, coded, starts[k], places, found)
+            at = write(coded, tools, labels, pieces, out, start)
+        index[i] = at - start
     return at, found
 
 
 @kernel
-def cut(u, rest, tools, labels, symbols, start, places, found):
-    """The symbols of a stream; those without a code become likely ones, and their places are noted."""
-    word = u.dtype.type
-    whole = rest >= 8 * u.itemsize
-    shift = word(0 if whole else rest)
-    if tools.coder == NONE:
-        if not whole:
-            for k in range(u.size):
-                if u[k] >> shift:
-                    places[found] = start + k
-                    found += 1
-        return found
-    for first in range(0, u.size, tools.unit):
-        label = labels[first // tools.unit]
-        known, likely = tools.known[label], tools.likely[label]
-        part, target = u[first : first + tools.unit], symbols[first : first + tools.unit]
-        top = np.uint64(0)
-        for k in range(part.size):
-            symbol = word(part[k] >> shift)
-            target[k] = np.uint8(symbol)
-            top = max(top, np.uint64(symbol))
-        safe = top < known.size
-        if safe:
-            for k in range(part.size):
-                safe &= known[target[k]]
-        if not safe:
-            for k in range(part.size):
-                symbol = np.uint64(part[k] >> shift)
-                if symbol >= known.size or not known[symbol]:
-                    target[k] = likely
-                    places[found] = start + first + k
-                    found += 1
+def write(symbols, tools, labels, pieces, out, at):
+    """Write a stream from byte `at` on; the byte after it, -1 where Huffman has no code for one of the symbols."""
+    if tools.coder == HUFFMAN:
+        return huffman_write(symbols, tools.codes[labels[0]], out, at)
+    return ans_write(symbols, tools.drops, tools.firsts, tools.states, labels, tools.unit, pieces, out, at)
+
+
+@kernel
+def patch_outside(u, start, places, found):
+    """Note the places of words that have bits above their rest."""
+    top = u.dtype.type(0)
+    for k in range(u.size):
+        top |= u[k]
+    if top:
+        for k in range(u.size):
+            if u[k]:
+                places[found] = start + k
+                found += 1
+    return found
+
+
+@inlined
+def narrow(u, symbols):
+    """The words as symbols, and the largest one."""
+    top = u.dtype.type(0)
+    for k in range(u.size):
+        symbols[k] = np.uint8(u[k])
+        top = max(top, u[k])
+    return top
+
+
+@kernel
+def known_all(symbols, tools, labels):
+    """Whether ANS has a frequency for every symbol; Huffman finds out while it writes."""
+    known = True
+    if tools.coder == ANS:
+        for first in range(0, symbols.size, tools.unit):
+            own = tools.known[labels[first // tools.unit]]
+            for symbol in symbols[first : first + tools.unit]:
+                known &= own[symbol]
+    return known
+
+
+@kernel
+def patch_unknown(u, tools, labels, symbols, start, places, found):
+    """Put likely symbols in the place of those without a code, and note the places."""
+    for k in range(u.size):
+        label = labels[k // tools.unit]
+        if u[k] > 255 or not tools.known[label][symbols[k]]:
+            symbols[k] = tools.likely[label]
+            places[found] = start + k
+            found += 1
     return found
 
 

@@ -1,6 +1,6 @@
-"""Histograms of the words of an array, one for every unit of elements that may have a table of their own.
+"""Histograms of the words of an array: coarse ones of the units that may have tables of their own, fine ones of tables.
 
-The bins are finer than any field whose symbols are coded: the histogram of a field is a sum of bins (choice.py).
+The bins are finer than any field whose symbols may be coded: counts of symbols are sums of bins (candidates.py).
 """
 
 from __future__ import annotations
@@ -8,8 +8,14 @@ from __future__ import annotations
 import numpy as np
 
 from arraycodec.primitives.jit import inlined, kernel
+from arraycodec.primitives.packing import copy
 
 RUN = 4096  # elements whose bins are computed at once
+ROWS = 64  # that columns are compared by
+DIFFERENT = 8
+FEW = 1024  # elements for which four rows of counts are not worth adding up
+PIECE = 256  # elements of a unit that are looked at together where not all are
+LONG_PIECE = 1024  # and elements of a label
 MANTISSA = 3  # top bits of a float's mantissa in its bin
 WINDOW = 32  # exponents that have fine bins
 FINE = WINDOW << MANTISSA
@@ -38,48 +44,75 @@ def bins_of(piece, bins, kind, first, second, shift):
         for i in range(piece.size):
             bins[i] = min(np.uint64(word(piece[i] - word(first)) >> np.uint64(shift)), np.uint64(256))
     elif shift == 4:  # a shift that the compiler knows, so that it works with lanes of 16 bits: bfloat16,
-        fine_bins(piece, bins, first, second, np.uint16(4), np.uint16(0x7FF))
+        fine_bins(piece, bins, first, second, np.uint16(4), np.uint16(0x7FF), np.uint16(6))
     elif shift == 7:  # float16,
-        fine_bins(piece, bins, first, second, np.uint16(7), np.uint16(0xFF))
+        fine_bins(piece, bins, first, second, np.uint16(7), np.uint16(0xFF), np.uint16(6))
     elif shift == 20:  # float32,
-        fine_bins(piece, bins, first, second, np.uint16(20), np.uint16(0x7FF))
+        fine_bins(piece, bins, first, second, np.uint16(20), np.uint16(0x7FF), np.uint16(22))
     else:  # float64
-        fine_bins(piece, bins, first, second, np.uint16(49), np.uint16(0x3FFF))
+        fine_bins(piece, bins, first, second, np.uint16(49), np.uint16(0x3FFF), np.uint16(54))
 
 
 @inlined
-def fine_bins(piece, bins, first, second, shift, mask):
+def fine_bins(piece, bins, first, second, shift, mask, sign_shift):
     """The bins of floats."""
-    start, negative = np.uint16(first << 3), np.uint16(8 * piece.itemsize - 10)
+    start = np.uint16(first << 3)
     for i in range(piece.size):
         number = np.uint16(np.uint16(piece[i] >> shift) & mask)
-        sign = np.uint16(np.uint16(piece[i] >> negative) & np.uint16(0x200))
-        bins[i] = sign | min(np.uint16(number - start), np.uint16(FINE))
-    any_bins = np.uint16(0)
+        sign = np.uint16(np.uint16(piece[i] >> sign_shift) & np.uint16(0x200))
+        bins[i] = np.uint16(sign | min(np.uint16(number - start), np.uint16(FINE)))
+    outside = np.uint16(0)
     for i in range(piece.size):
-        any_bins |= bins[i]
-    if any_bins & np.uint16(FINE):
+        outside = max(outside, np.uint16(bins[i] & np.uint16(FINE)))
+    if outside:
         coarse = np.uint16(second)
-        for i in range(piece.size):
-            if bins[i] & np.uint16(FINE):
-                other = min(np.uint16(((np.uint16(piece[i] >> shift) & mask) >> np.uint16(3)) - coarse), np.uint16(OTHER))
-                bins[i] = np.uint16(FINE) + (other if other < np.uint16(OTHER) else np.uint16(2 * FINE))
+        for i in range(piece.size):  # masks rather than branches: this form keeps lanes of 16 bits too
+            exponent = np.uint16(np.uint16(np.uint16(piece[i] >> shift) & mask) >> np.uint16(3))
+            other = min(np.uint16(exponent - coarse), np.uint16(OTHER))
+            other = np.uint16(other + np.uint16(other & np.uint16(OTHER)) + np.uint16(FINE))
+            fine = np.uint16(np.uint16(np.uint16(bins[i] >> np.uint16(8)) & np.uint16(1)) - np.uint16(1))
+            bins[i] = np.uint16(np.uint16(bins[i] & fine) | np.uint16(other & np.uint16(~fine)))
+
+
+@inlined
+def coarse(bins, count, group, counts):
+    """Count groups of 2^group bins, in four rows, so that equal bins in a row need not wait for each other."""
+    shift, one = np.uint16(group), np.uint16(1)
+    c0, c1, c2, c3 = counts
+    for i in range(count >> 2):
+        c0[bins[4 * i] >> shift] += one
+        c1[bins[4 * i + 1] >> shift] += one
+        c2[bins[4 * i + 2] >> shift] += one
+        c3[bins[4 * i + 3] >> shift] += one
+    for i in range(count & ~3, count):
+        c0[bins[i] >> shift] += one
+
+
+@inlined
+def sampled(piece, length, part, salt, some):
+    """Copy one in `part` of the pieces of `length` words, none of them at regular distances; how many words."""
+    count = 0
+    for at in range(0, piece.size, length * part):
+        salt = np.uint32(salt * np.uint32(0x9E3779B1) + np.uint32(1))
+        start = at + np.int64(salt >> np.uint32(16)) % part * length
+        width = max(0, min(length, piece.size - start))
+        copy(piece[start : start + width], some[count:])
+        count += width
+    return count
 
 
 @kernel
-def of_units(words, unit, kind, first, second, shift, out, features, lows, start, stop):
-    """The histograms of units start..stop of the flattened array, and the bits that any of its words has set.
+def features_of_units(words, unit, kind, first, second, shift, part, features, lows, start, stop):
+    """The features of the units start..stop of the flattened array, and the bits that any of their words has set.
 
-    out       uint16 (units, bins)
-    features  int16 (units, FEATURES)
+    part      one in so many words is counted, as if it were so many
+    features  int16 (units, FEATURES); words outside of the window of exponents are left out
     lows      the words' dtype (units,)
     """
-    size = out.shape[1]
-    counts = np.zeros((4, size), np.uint16)
-    bins = np.empty(RUN, np.uint16)
-    c0, c1, c2, c3 = counts[0], counts[1], counts[2], counts[3]
-    one, low_16 = np.uint16(1), np.uint64(0xFFFF)
-    fours = bins.view(np.uint64)
+    group = 3 if kind == FLOATS else 2
+    bins, some = np.empty(RUN, np.uint16), np.empty(RUN, words.dtype)
+    counts = np.zeros((4, 2 * FEATURES), np.uint16)
+    rows = (counts[0], counts[1], counts[2], counts[3])
     for u in range(start, stop):
         end = min((u + 1) * unit, words.size)
         low = words[u * unit]
@@ -87,83 +120,139 @@ def of_units(words, unit, kind, first, second, shift, out, features, lows, start
             piece = words[at : min(at + RUN, end)]
             for i in range(piece.size):
                 low |= piece[i]
+            if part > 1:
+                piece = some[: sampled(piece, PIECE, part, np.uint32(at >> 8), some)]
             bins_of(piece, bins, kind, first, second, shift)
-            for i in range(piece.size >> 2):
-                four = fours[i]
-                c0[four & low_16] += one
-                c1[(four >> np.uint64(16)) & low_16] += one
-                c2[(four >> np.uint64(32)) & low_16] += one
-                c3[four >> np.uint64(48)] += one
-            for i in range(piece.size & ~3, piece.size):
-                c0[bins[i]] += one
+            coarse(bins, piece.size, group, rows)
         lows[u] = low
-        row = out[u]
-        for i in range(size):
-            row[i] = np.uint16(np.uint16(c0[i] + c1[i]) + np.uint16(c2[i] + c3[i]))
-        counts[:] = 0
-        fold(row, kind, features[u])
-
-
-@inlined
-def fold(row, kind, features):
-    """The features of a unit: groups of bins added up; what is outside the window is left out."""
-    if kind == FLOATS:
-        for k in range(32):
-            features[k] = total(row, 8 * k, 8)
-            features[32 + k] = total(row, FINE + OTHER + 8 * k, 8)
-    else:
+        mine = features[u]
         for k in range(FEATURES):
-            features[k] = total(row, 4 * k, 4)
-
-
-@inlined
-def total(row, start, count):
-    """The sum of some bins."""
-    found = np.uint16(0)
-    for i in range(count):
-        found += row[start + i]
-    return found
+            b = k + (k & 32) if kind == FLOATS else k
+            mine[k] = (counts[0, b] + counts[1, b] + counts[2, b] + counts[3, b]) * part
+        counts[:] = 0
 
 
 @kernel
-def of_columns(words, columns, unit, kind, first, second, shift, out, features, lows, start, stop):
+def features_of_columns(words, columns, unit, kind, first, second, shift, features, lows, start, stop):
     """The same where units are pieces of columns; start..stop are bands of `unit` rows."""
-    rows = words.size // columns
-    bins = np.empty(RUN, np.uint16)
+    group = np.uint16(3 if kind == FLOATS else 2)
+    bins, rows = np.empty(RUN, np.uint16), words.size // columns
     for band in range(start, stop):
         for at in range(0, columns, RUN):
             width = min(RUN, columns - at)
-            mine = out[band * columns + at : band * columns + at + width]
+            counts = np.zeros((width, 2 * FEATURES), np.uint16)
             low = lows[band * columns + at : band * columns + at + width]
-            mine[:] = 0
             low[:] = 0
             for row in range(band * unit, min((band + 1) * unit, rows)):
                 piece = words[row * columns + at : row * columns + at + width]
                 bins_of(piece, bins, kind, first, second, shift)
                 for i in range(width):
-                    mine[i, bins[i]] += np.uint16(1)
+                    counts[i, bins[i] >> group] += np.uint16(1)
                     low[i] |= piece[i]
             for i in range(width):
-                fold(mine[i], kind, features[band * columns + at + i])
+                for k in range(FEATURES):
+                    features[band * columns + at + i, k] = counts[i, k + (k & 32) if kind == FLOATS else k]
 
 
 @kernel
-def by_label(histograms, labels, out):
-    """Add the histograms of the units of each label: int64 (labels, bins)."""
-    size = histograms.shape[1]
-    for u in range(labels.size):
-        row, mine = histograms[u], out[labels[u]]
-        for i in range(size):
-            mine[i] += np.int64(row[i])
+def by_label(words, unit, labels, kind, first, second, shift, part, sums, start, stop):
+    """Count the words of each label in the units start..stop of the flattened array.
+
+    part  one in so many words is counted, as if it were so many
+    sums  int64 (labels, bins)
+    """
+    bins, counts = np.empty(RUN, np.uint16), np.zeros((4, sums.shape[1]), np.uint16)
+    r0, r1, r2, r3 = counts[0], counts[1], counts[2], counts[3]
+    rows, some = (r0, r1, r2, r3), np.empty(RUN, words.dtype)
+    for u in range(start, stop):
+        mine = sums[labels[u]]
+        for at in range(u * unit, min((u + 1) * unit, words.size), RUN):
+            piece = words[at : min(at + RUN, (u + 1) * unit, words.size)]
+            if part > 1:
+                piece = some[: sampled(piece, LONG_PIECE, part, np.uint32(at >> 8), some)]
+            bins_of(piece, bins, kind, first, second, shift)
+            if piece.size < FEW:
+                for i in range(piece.size):
+                    mine[bins[i]] += np.int64(part)
+            else:
+                coarse(bins, piece.size, 0, rows)
+                for b in range(mine.size):
+                    mine[b] += np.int64(np.uint16(np.uint16(r0[b] + r1[b]) + np.uint16(r2[b] + r3[b]))) * part
+                counts[:] = 0
 
 
 @kernel
-def exponents(words, shift, count, stride, found):
-    """Count the exponents, words[i] >> shift without the sign, in samples of 64 elements every `stride`."""
+def by_label_of_columns(words, columns, unit, labels, kind, first, second, shift, sums, start, stop):
+    """The same where units are pieces of columns; start..stop are bands of `unit` rows."""
+    bins, rows = np.empty(RUN, np.uint16), words.size // columns
+    for row in range(start * unit, min(stop * unit, rows)):
+        for at in range(0, columns, RUN):
+            piece = words[row * columns + at : row * columns + min(at + RUN, columns)]
+            mine = labels[row // unit * columns + at :]
+            bins_of(piece, bins, kind, first, second, shift)
+            for i in range(piece.size):
+                sums[mine[i], bins[i]] += np.int64(1)
+
+
+@kernel
+def exponents(words, shift, count, stride, length, found):
+    """Count the exponents, words[i] >> shift without the sign, in `count` samples, one every `stride` words."""
     mask = found.size - 1
     for k in range(count):
-        for i in range(k * stride, min(k * stride + 64, words.size)):
+        for i in range(k * stride, min(k * stride + length, words.size)):
             found[np.int64(words[i] >> shift) & mask] += 1
+
+
+@kernel
+def best_window(counts, width):
+    """Where the window of so many counts starts that holds the most, the middle one if there are several; how many."""
+    if counts.size <= width:
+        return 0, counts.sum()
+    inside = counts[:width].sum()
+    most, first, last = inside, 0, 0
+    for start in range(1, counts.size - width + 1):
+        inside += counts[start + width - 1] - counts[start - 1]
+        if inside > most:
+            most, first = inside, start
+        if inside == most:
+            last = start
+    return (first + last + 1) // 2, most
+
+
+@kernel
+def columns_differ(words, columns, kind, first, second, shift, flip):
+    """Whether the columns of a matrix differ in scale or sign, by a sample of its rows.
+
+    That is when a DIFFERENT-th of the variance of what stands for a word's scale is that of the columns' means, or when
+    the square of the mean sign of a column is as large; chance left out.
+
+    flip  the bits of the scale of negative words that are turned, as two's complement has them
+    """
+    bins, rows = np.empty(RUN, np.uint16), words.size // columns
+    count = min(rows, ROWS)
+    group = np.uint16(3 if kind == FLOATS else 2)
+    least = 64 if kind == FLOATS else 32  # the first feature of negative words
+    whole, squares, between, signs = np.int64(0), np.int64(0), np.int64(0), np.int64(0)
+    for at in range(0, columns, RUN):
+        width = min(RUN, columns - at)
+        sums, negative = np.zeros(width, np.int32), np.zeros(width, np.int32)
+        for k in range(count):
+            start = k * rows // count * columns + at
+            bins_of(words[start : start + width], bins, kind, first, second, shift)
+            for i in range(width):
+                feature = np.int32(bins[i] >> group)
+                is_negative = np.int32(feature >= least)
+                value = (feature ^ np.int32(flip * is_negative)) & np.int32(31)
+                sums[i] += value
+                squares += value * value
+                negative[i] += is_negative
+        for i in range(width):
+            whole += sums[i]
+            between += np.int64(sums[i]) * np.int64(sums[i])
+            signs += np.int64(2 * negative[i] - count) * np.int64(2 * negative[i] - count)
+    total = count * columns * squares - whole * whole  # count * columns times the sum of squared deviations
+    differ = columns * between - whole * whole - total // count
+    return differ * DIFFERENT > total or (signs - columns * count) * DIFFERENT > columns * count * count
 
 
 @kernel

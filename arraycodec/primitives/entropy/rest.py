@@ -98,46 +98,71 @@ def _load_bits(section, shift, mask, factor, words):
 
 
 @kernel
-def store_rest(words, bits, chunk):
-    """The inverse of `load_rest`; the words may have other bits above the rest."""
-    at, low = 0, 0
+def cut_rest(words, bits, chunk):
+    """Move the rest of every word into the chunk of a stream; the words keep what stands above it."""
+    at, n = 0, words.size
     for log in range(6, -1, -1):
         width = 1 << log
         if not bits & width:
             continue
-        size = section_bytes(width, words.size)
-        section = chunk[at : at + size]
+        section = chunk[at : at + section_bytes(width, n)]
+        at += section.size
         if width == 64:
-            _store(words, low, section.view(np.uint64))
+            _store(words, section.view(np.uint64))
+            words[:] = 0
         elif width == 32:
-            _store(words, low, section.view(np.uint32))
+            _store(words, section.view(np.uint32))
+            _shift(words, 32)
         elif width == 16:
-            _store(words, low, section.view(np.uint16))
+            _store(words, section.view(np.uint16))
+            _shift(words, 16)
         elif width == 8:
-            _store(words, low, section)
+            _store(words, section)
+            _shift(words, 8)
         else:
-            stride = (words.size * width + 7) // 8
             section[:] = 0
-            for j in range(8 // width):
-                part = words[min(j * stride, words.size) : min((j + 1) * stride, words.size)]
-                _store_shifted(part, low, (1 << width) - 1, j * width, section)
-        at += size
-        low += width
+            q = (n * width + 7) // 8
+            if width == 4:
+                _store_bits(words[:q], 0, 15, section)
+                _store_bits(words[q:], 4, 15, section)
+                _shift(words, 4)
+            elif width == 2:
+                _store_bits(words[:q], 0, 3, section)
+                _store_bits(words[q : 2 * q], 2, 3, section)
+                _store_bits(words[2 * q : 3 * q], 4, 3, section)
+                _store_bits(words[3 * q :], 6, 3, section)
+                _shift(words, 2)
+            else:
+                _store_bits(words[:q], 0, 1, section)
+                _store_bits(words[q : 2 * q], 1, 1, section)
+                _store_bits(words[2 * q : 3 * q], 2, 1, section)
+                _store_bits(words[3 * q : 4 * q], 3, 1, section)
+                _store_bits(words[4 * q : 5 * q], 4, 1, section)
+                _store_bits(words[5 * q : 6 * q], 5, 1, section)
+                _store_bits(words[6 * q : 7 * q], 6, 1, section)
+                _store_bits(words[7 * q :], 7, 1, section)
+                _shift(words, 1)
 
 
 @inlined
-def _store(words, low, section):
-    """Cut a section of whole bytes out of the words."""
-    s = words.dtype.type(low)
+def _shift(words, width):
+    """Drop the lowest bits; the number is a literal, without which this loop is slow."""
+    word = words.dtype.type
     for i in range(words.size):
-        section[i] = section.dtype.type(words[i] >> s)
+        words[i] = word(words[i] >> word(width))
+
+
+@inlined
+def _store(words, section):
+    """Put the lowest bits of every word into whole bytes."""
+    for i in range(words.size):
+        section[i] = section.dtype.type(words[i])
     for i in range(words.size, section.size):
         section[i] = 0
 
 
 @inlined
-def _store_shifted(words, low, mask, shift, section):
-    """Put a few bits of every word at `shift` into the bytes."""
-    s, up, m = words.dtype.type(low), np.uint8(shift), np.uint8(mask)
+def _store_bits(words, shift, mask, section):
+    """Add the lowest bits of every word to the bytes; shift and mask are literals."""
     for i in range(words.size):
-        section[i] |= np.uint8((np.uint8(words[i] >> s) & m) << up)
+        section[i] |= np.uint8(np.uint8(np.uint8(words[i]) & np.uint8(mask)) << np.uint8(shift))

@@ -1,0 +1,208 @@
+"""`Delta` in jnp: decoding, the steps of `arraycodec.codecs.delta` in the same order; encoding is the host's.
+
+As in `lossless`, the plan may be at hand or traced. The hash of the base is compared where the base lies in this
+process on a CPU; in a trace and on other devices the base is taken on trust.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.core import Tracer
+
+from arraycodec.base import Given, Planes
+from arraycodec.codecs.delta import Delta
+from arraycodec.errors import UnsupportedByBackend
+from arraycodec.primitives.entropy.difference_plan import (
+    CODED,
+    CURVE,
+    MAX_CURVES,
+    MAX_TABLES,
+    STATE_BITS,
+    DifferencePlan,
+)
+from arraycodec.primitives.entropy.differences import kind_of
+from arraycodec.spec import DTYPES, ArraySpec
+from arraycodec_jax import arrays
+from arraycodec_jax.lossless import MAX_ELEMENTS, check, encode, from_words, rounded_up, to_words
+from arraycodec_jax.rest import UINTS
+from arraycodec_jax.streams import (
+    Reader,
+    Step,
+    all_steps,
+    ans_table,
+    at,
+    frequencies,
+    labels_of,
+    looped_steps,
+    of_streams,
+    starts_of,
+    tables_of,
+)
+
+__all__ = ["check", "decode", "encode", "prepared"]
+
+
+class Known(NamedTuple):
+    """What the shapes and steps of a decoder follow from, where the plan is at hand."""
+
+    plan: DifferencePlan  # with powers of two of tables and curves, of which all need not be there
+
+
+class Model(NamedTuple):
+    """The plane `tables`, and how many there may be of what."""
+
+    tables: jax.Array  # uint32 (T, 2^bits)
+    curves: jax.Array  # uint32 (C + 1, 256): curve 0 is flat
+    curve_of: jax.Array  # uint32: of labels
+    table_of: jax.Array  # uint32: of the buckets of each label
+    labels: jax.Array  # uint32: of units
+
+
+def prepared(codec: Delta, planes: Planes, spec: ArraySpec, given: Given) -> tuple[Planes, Known | None]:
+    """Where the plan is at hand: the planes with zeros after them, and what is known of the plan."""
+    base = codec.base(given) if "base" not in given else given["base"]
+    if all(map(arrays.at_hand, (base, planes["hash"]))):
+        codec.check_base({"hash": np.asarray(planes["hash"])}, spec, np.asarray(base))
+    plane = planes["plan"]
+    if isinstance(plane, Tracer) or not plane.is_fully_replicated:
+        return planes, None
+    plan = DifferencePlan.of(np.asarray(plane), spec)
+    known = plan._replace(
+        symbols=0, first=0, buckets=0, labels=0, tables=1 << max(plan.tables - 1, 0).bit_length(),
+        curves=plan.curves and 1 << (plan.curves - 1).bit_length(),
+    )  # fmt: skip
+    exact = ("hash", "plan") if plan.coder == CODED else tuple(planes)
+    return {name: p if name in exact else rounded_up(p) for name, p in planes.items()}, Known(known)
+
+
+def decode(codec: Delta, planes: Planes, spec: ArraySpec, given: Given, known: Known | None = None) -> jax.Array:
+    """The array of these planes."""
+    if spec.size > MAX_ELEMENTS:
+        raise UnsupportedByBackend(
+            f"delta: the jax backend decodes at most 2^30 elements, got {list(spec.known_shape)}; outside of jit, on "
+            "unsharded CPU arrays, it decodes all"
+        )
+    if not spec.size:
+        return jnp.zeros(spec.known_shape, spec.numpy_dtype)
+    word, plan = UINTS[DTYPES[spec.dtype].bits], plan_of(planes["plan"], known)
+    base = to_words(jnp.asarray(given["base"]), word).reshape(-1)
+    coders = [
+        lambda: raw_words(planes["streams"], spec.size, word),
+        lambda: base,
+        lambda: coded_words(plan, planes, spec, base, known),
+    ]
+    words = coders[plan.coder]() if known else lax.switch(plan.coder, coders)
+    return from_words(words, spec)
+
+
+def plan_of(plane: jax.Array, known: Known | None) -> DifferencePlan:
+    """The plan: Python integers as far as it is known, else traced."""
+    words: Any = [plane[i] for i in range(15)]
+    traced = DifferencePlan(*words)
+    if known is None:
+        return traced
+    own = {name: getattr(traced, name) for name in ("tables", "symbols", "first", "buckets", "labels", "curves")}
+    return known.plan._replace(**own)
+
+
+def raw_words(plane: jax.Array, size: int, word: Any) -> jax.Array:
+    """The words of an array that is stored raw."""
+    nbytes = size * np.dtype(word).itemsize
+    plane = jnp.pad(plane[:nbytes], (0, max(nbytes - plane.size, 0)))
+    return lax.bitcast_convert_type(plane.reshape(size, -1), word).reshape(size)
+
+
+def coded_words(
+    plan: DifferencePlan, planes: Planes, spec: ArraySpec, base: jax.Array, known: Known | None
+) -> jax.Array:
+    """The words of an array that is coded."""
+    kind, size, word = kind_of(spec.dtype), spec.size, base.dtype
+    model = model_of(plan, planes["tables"], (size + plan.unit - 1) // plan.unit, known)
+    a, unit = base.astype(jnp.uint32), jnp.arange(size, dtype=jnp.uint32) // plan.unit
+    m, label = a & ~kind.sign, at(model.labels, unit)
+    v = m ^ kind.flip
+    above = v >> plan.shift
+    bucket = jnp.minimum(jnp.where(above > plan.first, above - plan.first, 0), plan.buckets - 1)
+    row = at(model.table_of, label * plan.buckets + bucket) * model.tables.shape[1]
+    if known:
+        number = -(-size // plan.stream)
+        steps = min(plan.stream, size)
+        rows = jnp.pad(row, (0, number * steps - size)).reshape(number, steps)
+        rows = jnp.pad(lax.optimization_barrier(rows.T), ((0, 3), (0, 0)))  # of steps after the last ones
+        row_of = lambda k: lax.dynamic_index_in_dim(rows, k, keepdims=False)  # noqa: E731
+        step = difference_steps(plan, planes, model, number, number, row_of)
+        bits = DTYPES[spec.dtype].bits
+        z = of_streams(all_steps(*step, steps, bits), steps, word).reshape(-1)[:size].astype(jnp.uint32)
+    else:
+        most = max(min(planes["index"].size, size), 1)
+        number, steps = (size + plan.stream - 1) // plan.stream, jnp.minimum(plan.stream, size)
+        lane = jnp.arange(most, dtype=jnp.uint32) * plan.stream
+        step = difference_steps(plan, planes, model, number, most, lambda k: at(row, lane + k))
+        buffer = looped_steps(*step, steps, number, most, size)
+        element = jnp.arange(size, dtype=jnp.uint32)
+        z = at(buffer, element % plan.stream * number + element // plan.stream)
+    if known is None or plan.scaled:
+        m = jnp.where(jnp.uint32(plan.scaled) > 0, scaled(m, at(planes["scales"], unit)), m)
+    if known is None or known.plan.curves:
+        curve = at(model.curve_of, label) * CURVE + ((v >> plan.curve_shift) & (CURVE - 1))
+        m = m + at(model.curves.reshape(-1), curve)
+    w = m + ((z >> 1) ^ (jnp.uint32(0) - (z & 1)))
+    w = jnp.where((w & kind.sign) != 0, w ^ (kind.sign - np.uint32(kind.sign > 0)), w) ^ (a & kind.sign)
+    return w.astype(word)
+
+
+def model_of(plan: DifferencePlan, plane: jax.Array, units: Any, known: Known | None) -> Model:
+    """The plane `tables`."""
+    most_tables = known.plan.tables if known else MAX_TABLES
+    most_curves = known.plan.curves if known else MAX_CURVES
+    numbers, first = frequencies(plane, plan.tables, plan.symbols, most_tables)
+    bits = plan.bits if isinstance(plan.bits, int) else STATE_BITS[-1]
+    tables = tables_of(lambda frequency: ans_table(frequency, plan.bits, bits), numbers, plan.tables)
+    entry = first + 4 * jnp.arange(most_curves * CURVE, dtype=jnp.uint32)
+    curves = sum((at(plane, entry + k).astype(jnp.uint32) << 8 * k for k in range(4)), jnp.uint32(0))
+    curves = jnp.pad(curves.reshape(most_curves, CURVE), ((1, 0), (0, 0)))
+    first += plan.curves * (4 * CURVE)
+    curve_of = jnp.where(plan.curves > 0, at(plane, first + jnp.arange(256, dtype=jnp.uint32)), 0)
+    first += jnp.where(plan.curves > 0, plan.labels, 0)
+    buckets = plan.labels * plan.buckets
+    table_of, _ = labels_of(plane, first, plan.tables, min(1 << 16, 8 * plane.size))
+    table_of = jnp.where(plan.tables > 1, table_of, 0)
+    first += (buckets * (32 - lax.clz(jnp.maximum(plan.tables, 1) - 1)) + 7) // 8
+    labels, _ = labels_of(plane, first, plan.labels, units)
+    return Model(tables, curves, curve_of.astype(jnp.uint32), table_of, labels)
+
+
+def difference_steps(
+    plan: DifferencePlan, planes: Planes, model: Model, number: Any, most: int, row_of: Any
+) -> tuple[Step, Any]:
+    """`step(state, k)`: the next state of all streams, and their k-th differences; and the state before the first."""
+    reader, start = Reader.of(planes["streams"], starts_of(planes["index"], number, most))
+    flat, direct, leading = model.tables.reshape(-1), jnp.uint32(plan.direct), jnp.uint32(plan.leading)
+
+    def step(state: tuple[jax.Array, jax.Array], k: Any) -> tuple[Any, jax.Array]:
+        place, x = state
+        entry = at(flat, row_of(k) + x)
+        read, symbol = (entry >> 8) & 15, entry & 0xFF
+        x = (entry >> 16) + reader.take(place, read)
+        place += read
+        t = symbol - (jnp.uint32(1) << direct)
+        large = symbol >= (jnp.uint32(1) << direct)
+        bits = jnp.where(large, (t >> leading) + direct - leading, 0) & 31
+        raw = (reader.peek(place) & 0xFFFF) | (reader.peek(place + 16) << 16)
+        above = (jnp.uint32(1) << leading) + (t & ((jnp.uint32(1) << leading) - 1))
+        z = jnp.where(large, (above << bits) + (raw & ((jnp.uint32(1) << bits) - 1)), symbol)
+        return (place + bits, x), z
+
+    return step, (start + plan.bits, reader.take(start, plan.bits))
+
+
+def scaled(m: jax.Array, factor: jax.Array) -> jax.Array:
+    """The bits of float32 magnitudes times factors, where both are normal and the product is not the smallest such."""
+    product = lax.bitcast_convert_type(lax.bitcast_convert_type(m, jnp.float32) * factor, jnp.uint32)
+    normal = (m >> 23 >= 1) & (m >> 23 <= 254) & (product >> 23 >= 2) & (product >> 23 <= 254)
+    return jnp.where(normal, product, m)
