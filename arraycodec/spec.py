@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -123,8 +123,13 @@ class ArraySpec:
 
 def spec_of(x: np.ndarray) -> ArraySpec:
     """The spec of a NumPy array; its byte order does not matter, its dtype must be in the table."""
-    name = x.dtype.name
+    return _spec(x.shape, x.dtype)
+
+
+@lru_cache(maxsize=4096)  # asked for every plane of every call, and NumPy takes microseconds to tell a dtype's name
+def _spec(shape: tuple[int, ...], dtype: np.dtype[Any]) -> ArraySpec:
+    name = dtype.name
     if name not in DTYPES or DTYPES[name].bits % 8:
         allowed = ", ".join(row.name for row in _ROWS if row.bits % 8 == 0)
-        raise ArgumentError(f"array: dtype must be one of {allowed}, got {x.dtype}")
-    return ArraySpec(tuple(map(int, x.shape)), name)
+        raise ArgumentError(f"array: dtype must be one of {allowed}, got {dtype}")
+    return ArraySpec(tuple(map(int, shape)), name)

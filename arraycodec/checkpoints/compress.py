@@ -203,7 +203,7 @@ def _compress_file(name: str, dst: Path, rows: dict[str, Row], work: _Work) -> l
                 rows[key] = replace(row, codec=value.codec, after=writer.add(key, value, check=False))
                 work.done.add(row.before, key)
             del coded, value
-        for key, array in _in_order(file.array, writer.order, rows, work):
+        for key, array in _in_order(file.array, writer.left, rows, work):
             rows[key] = replace(rows[key], after=writer.add(key, array))
             work.done.add(rows[key].before, key)
             del array

@@ -165,7 +165,8 @@ def _same_source(tree: Tree, name: str, container: Container, original: Tree, do
 def _rebuild(container: Container, jobs: int, done: Done) -> str | None:
     """Make the whole original file again, in memory; None where its sha256 is that of the original."""
     try:
-        for tensor, _ in original_tensors(container, jobs):
+        for tensor, array in original_tensors(container, jobs):
+            del array  # hashed where it comes from, and gone before the next one is decoded
             done.add(tensor.spec.nbytes, tensor.name)
     except FormatError as error:
         return str(error)

@@ -96,7 +96,9 @@ class Delta(Codec):
         self.supports(spec)
         if spec_of(base) != spec:
             got = spec_of(base)
-            raise self.fail("base", f"{spec.dtype}{list(spec.shape)}", f"{got.dtype}{list(got.shape)}")
+            raise ArgumentError(
+                f"delta: the base must be {spec.dtype}{list(spec.shape)}, got {got.dtype}{list(got.shape)}"
+            )
         words, against = bits(x), bits(base)
         raw = {
             "hash": content_hash(base),

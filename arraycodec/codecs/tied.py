@@ -77,13 +77,17 @@ class Tied(Codec):
 
     def check_base(self, planes: Planes, spec: ArraySpec, base: np.ndarray) -> None:
         """Raise CorruptError where `base` is not the array that was encoded, by its shape, dtype and hash."""
-        if (got := spec_of(base)) != spec:
-            raise CorruptError(
-                f"tied: must be {spec.dtype}{list(spec.shape)}, {self._told()} is {got.dtype}{list(got.shape)}"
-            )
+        self.check_spec(spec, spec_of(base))
         want = np.asarray(planes["hash"])
         if not np.array_equal(found := content_hash(base), want):
             raise CorruptError(f"tied: the hash must be {shown_hash(want)}, {self._told()} has {shown_hash(found)}")
+
+    def check_spec(self, spec: ArraySpec, base: ArraySpec) -> None:
+        """Raise CorruptError where a base of this spec cannot be the array that was encoded."""
+        if base != spec:
+            raise CorruptError(
+                f"tied: must be {spec.dtype}{list(spec.shape)}, {self._told()} is {base.dtype}{list(base.shape)}"
+            )
 
     def _told(self) -> str:
         """The other tensor as messages name it."""

@@ -11,6 +11,7 @@ from threading import Lock
 from typing import Any
 
 from arraycodec import registry
+from arraycodec.codecs.tied import Tied
 from arraycodec.containers import checks, manifest, shards
 from arraycodec.containers.frame_header import MAGIC
 from arraycodec.containers.lazy import LazyTensor, Reading
@@ -206,7 +207,7 @@ def load_file(
     """
     how = {"framework": framework, "device": device, "verify": verify, "max_bytes": max_bytes, "base": base}
     with open_file(path, **how) as file:
-        total = sum(tensor.spec.nbytes if decode else tensor.nbytes for tensor in file.values())
+        total = sum(t.spec.nbytes if decode or isinstance(t.codec, Tied) else t.nbytes for t in file.values())
         checks.within(total, max_bytes, f"{file.path}: all tensors")
         load = LazyTensor.decode if decode else LazyTensor.stored
         if (jobs := min(threads.get_num_threads(), len(file))) <= 1:

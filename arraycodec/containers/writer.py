@@ -38,8 +38,8 @@ class Writer:
     source    what gives back the byte-identical original file; its sha256 may be set before `close`.
     base      the checkpoint that deltas are to, as the manifest records it.
 
-    `order` lists the names that are left in the order in which `add` takes them: encoded ones as planned, then plain
-    ones by falling alignment. Use as a context manager, or call `close()` (commit) / `abort()`.
+    `order` lists the names in the order in which `add` takes them: encoded ones as planned, then plain ones by falling
+    alignment. Use as a context manager, or call `close()` (commit) / `abort()`.
 
     >>> import numpy as np, tempfile, arraycodec as ac
     >>> path = tempfile.mkdtemp() + "/m.safetensors"
@@ -73,7 +73,12 @@ class Writer:
 
     @property
     def order(self) -> tuple[str, ...]:
-        """The names that are left, in the order in which `add` takes them."""
+        """All names in the order of the file, which is that in which `add` takes them."""
+        return (*self._entries, *self.left)
+
+    @property
+    def left(self) -> tuple[str, ...]:
+        """Those that have not been added yet."""
         return tuple(name for name, _, _ in reversed(self._left))
 
     def add(self, name: str, value: Any, *, check: bool = True) -> int:

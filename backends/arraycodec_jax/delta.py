@@ -12,11 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.core import Tracer
 
 from arraycodec.base import Given, Planes
 from arraycodec.codecs.delta import Delta
-from arraycodec.errors import UnsupportedByBackend
 from arraycodec.primitives.entropy.difference_plan import (
     CODED,
     CURVE,
@@ -27,9 +25,17 @@ from arraycodec.primitives.entropy.difference_plan import (
 )
 from arraycodec.primitives.entropy.differences import kind_of
 from arraycodec.spec import DTYPES, ArraySpec
-from arraycodec_jax import arrays
-from arraycodec_jax.lossless import MAX_ELEMENTS, check, encode, from_words, rounded_up, to_words
-from arraycodec_jax.rest import UINTS
+from arraycodec_jax.data_dependent import (
+    check,
+    check_base,
+    encode,
+    enough,
+    from_words,
+    readable,
+    rounded_up,
+    to_words,
+    word_of,
+)
 from arraycodec_jax.streams import (
     Reader,
     Step,
@@ -47,12 +53,6 @@ from arraycodec_jax.streams import (
 __all__ = ["check", "decode", "encode", "prepared"]
 
 
-class Known(NamedTuple):
-    """What the shapes and steps of a decoder follow from, where the plan is at hand."""
-
-    plan: DifferencePlan  # with powers of two of tables and curves, of which all need not be there
-
-
 class Model(NamedTuple):
     """The plane `tables`, and how many there may be of what."""
 
@@ -63,62 +63,57 @@ class Model(NamedTuple):
     labels: jax.Array  # uint32: of units
 
 
-def prepared(codec: Delta, planes: Planes, spec: ArraySpec, given: Given) -> tuple[Planes, Known | None]:
-    """Where the plan is at hand: the planes with zeros after them, and what is known of the plan."""
-    base = codec.base(given) if "base" not in given else given["base"]
-    if all(map(arrays.at_hand, (base, planes["hash"]))):
-        codec.check_base({"hash": np.asarray(planes["hash"])}, spec, np.asarray(base))
-    plane = planes["plan"]
-    if isinstance(plane, Tracer) or not plane.is_fully_replicated:
+def prepared(codec: Delta, planes: Planes, spec: ArraySpec, given: Given) -> tuple[Planes, DifferencePlan | None]:
+    """Where the plan is at hand: the planes with zeros after them; and what shapes and steps follow from, which is the
+    plan without offset and sizes, and with the next powers of two of tables and curves."""
+    check_base(codec, planes, spec, given)
+    if not readable(planes["plan"]):
         return planes, None
-    plan = DifferencePlan.of(np.asarray(plane), spec)
+    plan = DifferencePlan.of(jax.device_get(planes["plan"]), spec)
     known = plan._replace(
         symbols=0, first=0, buckets=0, labels=0, tables=1 << max(plan.tables - 1, 0).bit_length(),
         curves=plan.curves and 1 << (plan.curves - 1).bit_length(),
     )  # fmt: skip
     exact = ("hash", "plan") if plan.coder == CODED else tuple(planes)
-    return {name: p if name in exact else rounded_up(p) for name, p in planes.items()}, Known(known)
+    return {name: p if name in exact else rounded_up(p) for name, p in planes.items()}, known
 
 
-def decode(codec: Delta, planes: Planes, spec: ArraySpec, given: Given, known: Known | None = None) -> jax.Array:
+def decode(
+    codec: Delta, planes: Planes, spec: ArraySpec, given: Given, known: DifferencePlan | None = None
+) -> jax.Array:
     """The array of these planes."""
-    if spec.size > MAX_ELEMENTS:
-        raise UnsupportedByBackend(
-            f"delta: the jax backend decodes at most 2^30 elements, got {list(spec.known_shape)}; outside of jit, on "
-            "unsharded CPU arrays, it decodes all"
-        )
+    word = word_of(codec, spec)
     if not spec.size:
         return jnp.zeros(spec.known_shape, spec.numpy_dtype)
-    word, plan = UINTS[DTYPES[spec.dtype].bits], plan_of(planes["plan"], known)
+    plan = plan_of(planes["plan"], known)
     base = to_words(jnp.asarray(given["base"]), word).reshape(-1)
     coders = [
         lambda: raw_words(planes["streams"], spec.size, word),
         lambda: base,
         lambda: coded_words(plan, planes, spec, base, known),
     ]
-    words = coders[plan.coder]() if known else lax.switch(plan.coder, coders)
-    return from_words(words, spec)
+    return from_words(coders[known.coder]() if known else lax.switch(plan.coder, coders), spec)
 
 
-def plan_of(plane: jax.Array, known: Known | None) -> DifferencePlan:
+def plan_of(plane: jax.Array, known: DifferencePlan | None) -> DifferencePlan:
     """The plan: Python integers as far as it is known, else traced."""
     words: Any = [plane[i] for i in range(15)]
     traced = DifferencePlan(*words)
     if known is None:
         return traced
     own = {name: getattr(traced, name) for name in ("tables", "symbols", "first", "buckets", "labels", "curves")}
-    return known.plan._replace(**own)
+    return known._replace(**own)
 
 
 def raw_words(plane: jax.Array, size: int, word: Any) -> jax.Array:
     """The words of an array that is stored raw."""
     nbytes = size * np.dtype(word).itemsize
-    plane = jnp.pad(plane[:nbytes], (0, max(nbytes - plane.size, 0)))
+    plane = enough(plane, nbytes)[:nbytes]
     return lax.bitcast_convert_type(plane.reshape(size, -1), word).reshape(size)
 
 
 def coded_words(
-    plan: DifferencePlan, planes: Planes, spec: ArraySpec, base: jax.Array, known: Known | None
+    plan: DifferencePlan, planes: Planes, spec: ArraySpec, base: jax.Array, known: DifferencePlan | None
 ) -> jax.Array:
     """The words of an array that is coded."""
     kind, size, word = kind_of(spec.dtype), spec.size, base.dtype
@@ -148,7 +143,7 @@ def coded_words(
         z = at(buffer, element % plan.stream * number + element // plan.stream)
     if known is None or plan.scaled:
         m = jnp.where(jnp.uint32(plan.scaled) > 0, scaled(m, at(planes["scales"], unit)), m)
-    if known is None or known.plan.curves:
+    if known is None or known.curves:
         curve = at(model.curve_of, label) * CURVE + ((v >> plan.curve_shift) & (CURVE - 1))
         m = m + at(model.curves.reshape(-1), curve)
     w = m + ((z >> 1) ^ (jnp.uint32(0) - (z & 1)))
@@ -156,10 +151,10 @@ def coded_words(
     return w.astype(word)
 
 
-def model_of(plan: DifferencePlan, plane: jax.Array, units: Any, known: Known | None) -> Model:
+def model_of(plan: DifferencePlan, plane: jax.Array, units: Any, known: DifferencePlan | None) -> Model:
     """The plane `tables`."""
-    most_tables = known.plan.tables if known else MAX_TABLES
-    most_curves = known.plan.curves if known else MAX_CURVES
+    most_tables = known.tables if known else MAX_TABLES
+    most_curves = known.curves if known else MAX_CURVES
     numbers, first = frequencies(plane, plan.tables, plan.symbols, most_tables)
     bits = plan.bits if isinstance(plan.bits, int) else STATE_BITS[-1]
     tables = tables_of(lambda frequency: ans_table(frequency, plan.bits, bits), numbers, plan.tables)

@@ -14,12 +14,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.core import Tracer
 
 from arraycodec.base import Codec, Given, Planes
-from arraycodec.errors import UnsupportedByBackend
 from arraycodec.primitives.entropy.plan import ANS, ANS_BITS, Plan
 from arraycodec.spec import DTYPES, ArraySpec
+from arraycodec_jax.data_dependent import check, encode, enough, from_words, readable, rounded_up, to_words, word_of
 from arraycodec_jax.rest import UINTS, chunk_bytes, look_up_rest, sections
 from arraycodec_jax.streams import (
     Coded,
@@ -39,15 +38,14 @@ from arraycodec_jax.streams import (
 )
 
 MAX_TABLES = 256
-MAX_ELEMENTS = 1 << 30  # places in a buffer of symbols, of twice that size, must fit 31 bits
+
+__all__ = ["check", "decode", "encode", "prepared"]
 
 
 class Known(NamedTuple):
     """What the shapes and steps of a decoder follow from, where the plan is at hand."""
 
-    plan: (
-        Plan  # with the least power of two that is no less than the number of tables, and without its offset and sizes
-    )
+    plan: Plan  # without offset and sizes; of `tables` the next power of two, so that few programs are compiled
     patches: bool  # whether there may be any
 
 
@@ -66,26 +64,13 @@ class Places(NamedTuple):
         return cls(band, band * streams.columns + column, row % streams.stream)
 
 
-def check(codec: Codec, given: Given) -> None:
-    """Raise UnsupportedByBackend: the encoder runs on the host."""
-    raise UnsupportedByBackend(
-        f"{codec.name}: the encoder runs on the host, on unsharded CPU arrays outside of jit, since the lengths of the "
-        "planes depend on the data"
-    )
-
-
-def encode(x: jax.Array, codec: Codec, given: Given) -> Planes:
-    """Nothing: `check` comes before, and refuses."""
-    return {}
-
-
 def prepared(codec: Codec, planes: Planes, spec: ArraySpec, given: Given) -> tuple[Planes, Known | None]:
     """Where the plan is at hand: the planes with zeros after them, so that arrays of much the same lengths share a
     compiled program, and what is known of the plan."""
     plane, bits = planes["plan"], DTYPES[spec.dtype].bits
-    if isinstance(plane, Tracer) or not plane.is_fully_replicated or bits not in UINTS:
+    if not readable(plane) or bits not in UINTS:
         return planes, None
-    plan = Plan.of(np.asarray(plane), bits, spec.size)
+    plan = Plan.of(jax.device_get(plane), bits, spec.size)
     coded = plan.number_of_streams(spec.size) if plan.coder else 0
     # Look-up tables of Huffman codes are as large as the largest, and alphabets have room for 256 symbols.
     known = plan._replace(
@@ -96,22 +81,12 @@ def prepared(codec: Codec, planes: Planes, spec: ArraySpec, given: Given) -> tup
     return padded, Known(known, planes["index"].size > coded)
 
 
-def rounded_up(plane: jax.Array) -> jax.Array:
-    """A plane with zeros after it, such that its length has four leading bits at most."""
-    return jnp.pad(plane, (0, -plane.size % (1 << max(plane.size.bit_length() - 4, 5))))
-
-
 def decode(codec: Codec, planes: Planes, spec: ArraySpec, given: Given, known: Known | None = None) -> jax.Array:
     """The array of these planes."""
-    bits = DTYPES[spec.dtype].bits
-    if bits not in UINTS or spec.size > MAX_ELEMENTS:
-        raise UnsupportedByBackend(
-            f"{codec.name}: the jax backend decodes at most 2^30 words of 8, 16 or 32 bits, got {spec.dtype}"
-            f"{list(spec.known_shape)}; outside of jit, on unsharded CPU arrays, it decodes all"
-        )
+    word = word_of(codec, spec)
     if not spec.size:
         return jnp.zeros(spec.known_shape, spec.numpy_dtype)
-    word, plan = UINTS[bits], plan_of(planes["plan"], known)
+    plan = plan_of(planes["plan"], known)
     streams = streams_of(plan, spec.size)
     own = to_words(planes["words"], word)
     most_tables = known.plan.tables if known else max(min(planes["tables"].size, MAX_TABLES), 1)
@@ -214,9 +189,8 @@ def coded_of(
         numbers, first = code_lengths(plane, plan.tables, plan.symbols, most_tables)
         tables = tables_of(huffman_table, numbers, plan.tables)
     labels, first = labels_of(plane, first, plan.tables, streams.units) if most_tables > 1 else (None, first)
-    return Coded(
-        ans, plan.bits, tables, labels, planes["streams"], starts_of(planes["index"], streams.number, most)
-    ), first
+    starts = starts_of(planes["index"], streams.number, most)
+    return Coded(ans, plan.bits, tables, labels, planes["streams"], starts), first
 
 
 def rest_of(
@@ -224,9 +198,8 @@ def rest_of(
 ) -> jax.Array:
     """The rest of all elements with what was dropped of it, uint32: each looks up its own in its stream's chunk."""
     length = streams.length(places.band)
-    columns_before = places.stream % streams.columns
     first = places.band * streams.columns * chunk_bytes(streams.stream, plan.rest)
-    first += columns_before * chunk_bytes(length, plan.rest)
+    first += places.stream % streams.columns * chunk_bytes(length, plan.rest)
     # Where streams drop different numbers of bits, at most `most` streams: as many as there are bytes that say so.
     stream = jnp.arange(most, dtype=jnp.uint32)
     dropped = jnp.where(jnp.uint32(plan.zeros) > 0, at(planes["tables"], zeros_first + stream), 0).astype(jnp.uint32)
@@ -254,8 +227,8 @@ def words_of(u: jax.Array, plan: Plan, palette: jax.Array) -> jax.Array:
 
 def patched(w: jax.Array, index: jax.Array, coded: jax.Array, own: jax.Array, palette: Any) -> jax.Array:
     """Words with the patches in place, whose gaps follow the lengths of coded streams in the index."""
-    gaps = jnp.where(jnp.arange(index.size, dtype=jnp.uint32) >= coded, index, 0).astype(jnp.uint32)
     is_gap = jnp.arange(index.size, dtype=jnp.uint32) >= coded
+    gaps = jnp.where(is_gap, index, 0).astype(jnp.uint32)
     position = jnp.cumsum(jnp.where(is_gap & (gaps == 0), 65535, gaps), dtype=jnp.uint32) - 1
     rank = jnp.cumsum(gaps > 0, dtype=jnp.uint32) - 1
     position = jnp.where(gaps > 0, position, jnp.uint32(0xFFFFFFFF))
@@ -266,20 +239,3 @@ def shifted(x: jax.Array, by: Any) -> jax.Array:
     """x << by as uint32; 0 for 32."""
     by = jnp.uint32(by)
     return jnp.where(by < 32, x.astype(jnp.uint32) << (by & 31), 0)
-
-
-def enough(plane: jax.Array, size: int) -> jax.Array:
-    """A plane of at least so many bytes: zeros follow one that is too short."""
-    return jnp.pad(plane, (0, max(size - plane.size, 0)))
-
-
-def to_words(x: jax.Array, word: Any) -> jax.Array:
-    """The bits of an array as unsigned integers."""
-    return x.astype(word) if x.dtype == bool else lax.bitcast_convert_type(x, word)
-
-
-def from_words(words: jax.Array, spec: ArraySpec) -> jax.Array:
-    """The inverse of `to_words`, in the array's shape."""
-    if spec.dtype == "bool":
-        return (words != 0).reshape(spec.known_shape)
-    return lax.bitcast_convert_type(words, spec.numpy_dtype).reshape(spec.known_shape)

@@ -1,5 +1,7 @@
-"""`Tied` in JAX: the base itself, since arrays are immutable. Its hash is compared where it lies on a CPU, outside of
-traces; elsewhere the base is taken on trust."""
+"""`Tied` in JAX: the base itself, since arrays are immutable.
+
+Its hash is compared where it lies on a CPU, outside of traces; elsewhere the base is taken on trust.
+"""
 
 from __future__ import annotations
 
@@ -7,22 +9,18 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from arraycodec.base import Given, Planes
 from arraycodec.codecs.tied import Tied
 from arraycodec.spec import ArraySpec
-from arraycodec_jax import arrays
-from arraycodec_jax.lossless import check, encode
+from arraycodec_jax.data_dependent import check, check_base, encode
 
 __all__ = ["check", "decode", "encode", "prepared"]
 
 
 def prepared(codec: Tied, planes: Planes, spec: ArraySpec, given: Given) -> tuple[Planes, Any]:
-    """The planes, once the base is found to be right where it can be looked at."""
-    base = codec.base(given)
-    if all(map(arrays.at_hand, (base, planes["hash"]))):
-        codec.check_base({"hash": np.asarray(planes["hash"])}, spec, np.asarray(base))
+    """The planes, once the base is found to be right as far as it can be looked at."""
+    check_base(codec, planes, spec, given)
     return planes, None
 
 

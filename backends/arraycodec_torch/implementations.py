@@ -20,6 +20,7 @@ from arraycodec_torch import arrays
 # codec name -> the module with `encode(x, codec, given)` and `decode(codec, planes, spec, given, out)` of that family
 PLAIN = {
     "codebook": "arraycodec_torch.codebook",
+    "delta": "arraycodec_torch.delta",
     "linear": "arraycodec_torch.linear",
     "llm_int8": "arraycodec_torch.llm_int8",
     "lossless": "arraycodec_torch.lossless",
@@ -30,6 +31,7 @@ PLAIN = {
 }
 TRITON = {
     "codebook": "arraycodec_torch.triton_codebook",
+    "delta": "arraycodec_torch.triton_delta",
     "linear": "arraycodec_torch.triton_linear",
     "llm_int8": "arraycodec_torch.triton_llm_int8",
     "lossless": "arraycodec_torch.triton_lossless",

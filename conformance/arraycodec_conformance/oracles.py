@@ -6,6 +6,7 @@ page in docs/format and counted by the tests, never ignored.
 
 from __future__ import annotations
 
+import importlib
 from functools import cache
 from typing import Any
 
@@ -108,6 +109,35 @@ def bitsandbytes_int8_decode(codes: np.ndarray, scales: np.ndarray) -> np.ndarra
     return bnb.int8_vectorwise_dequant(to_torch(codes), to_torch(scales)).numpy()
 
 
+def constriction_huffman_lengths(counts: np.ndarray) -> np.ndarray:
+    """The code length of each symbol in constriction's Huffman tree for these counts; 0 for those that do not occur."""
+    symbol = importlib.import_module("constriction").symbol
+    used = np.flatnonzero(counts)
+    lengths = np.zeros(counts.size, np.int64)
+    if used.size == 1:
+        lengths[used] = 1  # its tree has a code of no bits; ours has one bit
+        return lengths
+    tree = symbol.huffman.EncoderHuffmanTree(counts[used].astype(np.float64))
+    for rank, number in enumerate(used):
+        coder = symbol.QueueEncoder()
+        coder.encode_symbol(rank, tree)
+        lengths[number] = coder.get_compressed()[1]
+    return lengths
+
+
+def constriction_ans_bytes(symbols: np.ndarray, frequencies: np.ndarray) -> int:
+    """The bytes that constriction's ANS coder makes of these symbols with these frequencies."""
+    stream = importlib.import_module("constriction").stream
+    used = np.flatnonzero(frequencies)
+    ranks = np.searchsorted(used, symbols).astype(np.int32)
+    if used.size == 1:
+        return 0
+    coder = stream.stack.AnsCoder()
+    probabilities = frequencies[used] / frequencies.sum()
+    coder.encode_reverse(ranks, stream.model.Categorical(probabilities, perfect=False))
+    return -(-int(coder.num_valid_bits()) // 8)
+
+
 def domain(x: np.ndarray, block_size: int, table: str) -> np.ndarray:
     """Blocks for which the codes equal bitsandbytes' CPU encoder bit for bit (docs/format/codebook.md, Compatibility).
 
@@ -149,5 +179,5 @@ def _map(name: str) -> Any:
 __all__ = [
     "BITSANDBYTES_MAPS", "bitsandbytes_decode", "bitsandbytes_encode", "bitsandbytes_int8_decode",
     "bitsandbytes_int8_encode", "bitsandbytes_map_decode", "bitsandbytes_map_encode", "bitsandbytes_table",
-    "cuda_fp4_encode", "domain", "to_torch", "unpack",
+    "constriction_ans_bytes", "constriction_huffman_lengths", "cuda_fp4_encode", "domain", "to_torch", "unpack",
 ]  # fmt: skip

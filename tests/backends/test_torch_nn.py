@@ -38,7 +38,9 @@ def test_docstrings(name: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("scheme", [name for name, codec in SCHEMES.items() if name != "llm_int8" and not codec.lossless])
+@pytest.mark.parametrize(
+    "scheme", [name for name, codec in SCHEMES.items() if name != "llm_int8" and not codec.lossless]
+)
 def test_product_is_that_with_the_decoded_weight(scheme: str, dtype: torch.dtype) -> None:
     """Bit for bit, with inputs of any float dtype and any number of axes, with and without bias."""
     for bias in (True, False):

@@ -121,7 +121,7 @@ MUTANTS = {
     "words of the next window": ("load_word(words, word + 2, size, inside & over)",
                                  "load_word(words, word + 1, size, inside & over)", "one table"),
     "no bound on words": ("mask=inside & (word < size)", "mask=inside", "one table"),
-    "a window used up": ("over = at >= 32", "over = at >= 56", "one table"),
+    "a window used up": ("over = at >= 32", "over = at >= 63", "one table"),
     "all streams are whole": ("tl.where(lane < whole, length, rest)", "length", "one table"),
     "the state of the last stream": ("(state == 0)", "(state >= 0)", "broken state"),
     "one bit too few": ("(bits & ((1 << taken) - 1))", "(bits & ((1 << taken) - 2))", "units"),

@@ -7,8 +7,10 @@ import pytest
 
 import arraycodec as ac
 from arraycodec.spec import numpy_dtype
+from arraycodec_conformance.compare import same_bits
 from arraycodec_conformance.plugin import Level
-from arraycodec_torch import IMPLEMENTATIONS
+from arraycodec_torch import IMPLEMENTATIONS, from_numpy, to_numpy
+from tests.backends import delta_cases, lossless_cases
 from tests.backends.triton_cases import CASES, Case, cases
 from tests.backends.triton_emulation import LAUNCHERS, compare
 
@@ -42,3 +44,17 @@ def test_random_patterns_and_sizes(family: str, few_programs: None) -> None:
 def test_compositions(few_programs: None) -> None:
     case = Case(ac.codec("nf4-double"), (7, 1033), "bfloat16")
     compare(TRITON, case.codec, case.array())
+
+
+@pytest.mark.parametrize("name", ["units", "columns"])
+def test_lossless(name: str) -> None:
+    example = lossless_cases.EXAMPLES[name]()
+    own = {plane: from_numpy(array) for plane, array in example.planes.items()}
+    same_bits(to_numpy(TRITON.decode(ac.Lossless(), own, example.spec, {})), example.array, "decoded")
+
+
+def test_delta() -> None:
+    example = delta_cases.EXAMPLES["float32"]()
+    own = {plane: from_numpy(array) for plane, array in example.planes.items()}
+    got = TRITON.decode(ac.Delta(), own, example.spec, {"base": from_numpy(example.base)})
+    same_bits(to_numpy(got), example.array, "decoded")

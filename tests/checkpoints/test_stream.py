@@ -31,9 +31,15 @@ def layered(layers: int = 4) -> dict[str, np.ndarray]:
     return model
 
 
-def compressed(path, model):
-    """The matrices of a model as nf4."""
-    ac.save_file({n: ac.encode(x, "nf4") if x.ndim == 2 else x for n, x in model.items()}, path)
+def compressed(path, model, scheme="nf4"):
+    """A model with its matrices encoded."""
+    ac.save_file({n: ac.encode(x, scheme) if x.ndim == 2 else x for n, x in model.items()}, path)
+    return path
+
+
+def differences(path, model, base):
+    """A model as the difference to another one."""
+    ac.save_file({n: ac.encode(x, ac.Delta(), given={"base": base[n]}) for n, x in model.items()}, path)
     return path
 
 
@@ -91,14 +97,19 @@ def test_every_kind_of_file(tmp_path, framework):
         pytest.importorskip(framework)
     model = layered()
     parts = {file: {n: x for n, x in part.items() if x.dtype != np.int64} for file, part in shards().items()}
-    paths = [
-        compressed(tmp_path / "c.safetensors", model),
-        write(tmp_path / "p.safetensors", model),
-        write_folder(tmp_path / "folder", parts),
-    ]
-    for path in paths:
-        want, found, device = ac.load_file(path), {}, None if framework == "numpy" else "cpu"
-        with ac.StreamingLoader(path, device, framework) as loader:
+    before = {name: x + x.dtype.type(0.01) for name, x in model.items()}
+    paths = {
+        compressed(tmp_path / "c.safetensors", model): None,
+        compressed(tmp_path / "l.safetensors", model, "lossless"): None,
+        write(tmp_path / "p.safetensors", model): None,
+        write_folder(tmp_path / "folder", parts): None,
+        differences(tmp_path / "d.safetensors", model, before): write(tmp_path / "b.safetensors", before),
+    }
+    for path, base in paths.items():
+        want, found, device = ac.load_file(path, base=base), {}, None if framework == "numpy" else "cpu"
+        if path.name[0] in "lpd":
+            assert all(want[name].tobytes() == x.tobytes() for name, x in model.items())
+        with ac.StreamingLoader(path, device, framework, base=base) as loader:
             for i, layer in loader.iter_layers():
                 assert set(layer) == set(loader.layers[i]) and not set(layer) & set(found)
                 found |= layer
@@ -110,8 +121,7 @@ def test_every_kind_of_file(tmp_path, framework):
             assert_bits(ac.api.to_numpy(value), want[name])
 
 
-def test_ties_and_differences(tmp_path):
-    """A layer may be tied to another, and be a difference to a base: both are found by themselves."""
+def test_a_layer_that_is_tied_to_another(tmp_path):
     x, path = weights(32, 64), tmp_path / "m.safetensors"
     tied = ac.encode(x, ac.Tied("h.0.w"), given={"base": x})
     ac.save_file({"h.0.w": x, "h.1.w": tied}, path)

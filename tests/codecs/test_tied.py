@@ -84,12 +84,17 @@ def test_parameters() -> None:
     assert len(str(caught.value)) < 500
 
 
-def test_it_cannot_be_traced_but_says_so() -> None:
+def test_a_trace_compares_the_spec_and_values_at_hand_the_hash() -> None:
     jax, jnp = pytest.importorskip("jax"), pytest.importorskip("jax.numpy")
     x = jnp.arange(6.0)
     enc = ac.encode(x, TIED, given={"base": x})
-    with pytest.raises(ac.UnsupportedByBackend, match="tied"):
-        jax.jit(lambda e, b: ac.decode(e, given={"base": b}))(enc, x)
+    decode = jax.jit(lambda e, b: ac.decode(e, given={"base": b}))
+    assert jnp.array_equal(decode(enc, x), x)
+    for other in (x[:5], x.reshape(2, 3), jnp.arange(6)):
+        with pytest.raises(ac.CorruptError, match=r"must be float32\[6\]"):
+            decode(enc, other)
+    with pytest.raises(ac.CorruptError, match="hash"):
+        ac.decode(enc, given={"base": x + 1})
 
 
 def test_plain_torch_ops_take_no_other_base() -> None:

@@ -465,3 +465,48 @@ def test_manifest_is_readable_json(path):
     assert data["version"] == 1 and set(data["tensors"]) == set(header) - {"__metadata__"}
     assert data["tensors"]["step"] == {"array": "int64[]", "hash": data["tensors"]["step"]["hash"],
                                        "offsets": header["step"]["data_offsets"]}  # fmt: skip
+
+
+def test_a_writer_decides_late(path):
+    """Of the ways that a plan allows any may come; a tensor left plain moves behind the frames."""
+    x, w = weights(8, 64), weights(8, 64, seed=1)
+    spec = ac.ArraySpec((8, 64), "float32")
+    ways = (ac.codec("lossless"), ac.codec("nf4"), ac.Tied("a long name for the room"), None)
+    plan = [("a", spec, ways), ("b", spec, ways), ("c", spec, ways), ("d", spec, None), ("e", spec, ac.codec("nf4"))]
+    with Writer(path, plan) as writer:
+        writer.add("a", ac.encode(x, "nf4"))
+        writer.leave_plain("b")
+        assert writer.left == ("c", "e", "b", "d") and writer.order == ("a", *writer.left)
+        writer.add("c", ac.encode(x, ac.Tied("d"), given={"base": x}))
+        writer.add("e", ac.encode(w, "nf4"))
+        for name in writer.left:
+            writer.leave_plain(name)  # it is already
+            writer.add(name, x)
+    with ac.open_file(path) as file:
+        assert [tensor.codec and tensor.codec.name for tensor in file.values()] == [
+            "codebook",
+            "tied",
+            "codebook",
+            None,
+            None,
+        ]
+        assert file["c"].decode().tobytes() == file["b"].decode().tobytes() == x.tobytes()
+    assert path.stat().st_size == head_size(plan) + sum(tensor.nbytes for tensor in file.values())
+    for value, message in ((ac.encode(x, "fp4"), "planned is .* or a plain array of"), (x, "planned is .*got ndarray")):
+        with pytest.raises(ac.ArgumentError, match=message), Writer(path, plan) as writer:
+            writer.add("a", value)
+    with pytest.raises(ac.ArgumentError, match="planned is Codebook"), Writer(path, plan[4:]) as writer:
+        writer.leave_plain("e")
+    with pytest.raises(ac.ArgumentError, match="next must be 'a', got 'b'"), Writer(path, plan) as writer:
+        writer.leave_plain("b")
+
+
+def test_the_base_of_differences_is_on_record(path):
+    base = manifest.Base("model-é", {"a.safetensors": "0f" * 32, "sub/b.safetensors": "1e" * 32})
+    plan = [("x", ac.ArraySpec((2,), "float32"), None)]
+    with Writer(path, plan, base=base) as writer:
+        writer.add("x", weights(2))
+    with ac.open_file(path) as file:
+        assert file.made_with == base and file.source is None and file.metadata == {}
+    with pytest.raises(ac.ArgumentError, match="base: sha256 must be"):
+        manifest.Base("m", {"a": "zz"})

@@ -89,6 +89,10 @@ def without(name, *keys):
         (lambda data: data | {"source": {"header": "e30", "sha256": "0" * 64}}, ac.FormatError, "base64"),
         (lambda data: data | {"source": {"header": "é", "sha256": "0" * 64}}, ac.FormatError, "base64"),
         (lambda data: data | {"source": {"sha256": "0" * 64}}, ac.FormatError, "header"),
+        (lambda data: data | {"base": []}, ac.FormatError, "base: must be a JSON object"),
+        (lambda data: data | {"base": {"name": 1, "sha256": {}}}, ac.FormatError, "name"),
+        (lambda data: data | {"base": {"name": "m", "sha256": {"a": "0" * 63}}}, ac.FormatError, "sha256"),
+        (lambda data: data | {"base": {"name": "m", "sha256": {"a": 5}}}, ac.FormatError, "sha256"),
         (at("step", array="float64[]"), ac.CorruptError, "manifest says"),
         (at("step", array="int64[1]"), ac.CorruptError, "manifest says"),
         (at("step", array="int64"), ac.FormatError, "written like"),
@@ -117,7 +121,7 @@ def without(name, *keys):
         (at("odd", codec={"name": "x.py:Codec"}), ac.VersionError, "x.py"),
         (without("odd", "codec"), ac.CorruptError, "manifest says"),
     ],
-    ids=range(43),
+    ids=range(47),
 )  # fmt: skip
 def test_lying_manifest_with_a_right_hash(path, edit, error, says):
     started = time.perf_counter()

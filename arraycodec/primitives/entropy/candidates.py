@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from arraycodec.primitives.entropy import histogram
+from arraycodec.primitives.entropy import histogram, samples
 from arraycodec.primitives.entropy.histogram import BYTES, FINE, FLOATS, MANTISSA, OTHER, RANGE, WINDOW
 from arraycodec.primitives.entropy.plan import FLOAT, PLAIN, SIGNED
 
@@ -33,7 +33,7 @@ class Bins(NamedTuple):
     shift: int
 
     @property
-    def count(self) -> int:
+    def number(self) -> int:
         """How many there are."""
         return {BYTES: histogram.BYTE_BINS, RANGE: histogram.RANGE_BINS, FLOATS: histogram.FLOAT_BINS}[self.kind]
 
@@ -86,7 +86,7 @@ def narrowest(words: np.ndarray) -> tuple[int, int, int, int]:
     """The smallest word, the bits of its distance to the largest, arrangement and flipped bits: plain or signed."""
     ranges = []
     for arrangement, flip in ((PLAIN, 0), (SIGNED, 1 << (8 * words.itemsize - 1))):
-        low, high = map(int, histogram.extremes(words, words.dtype.type(flip)))
+        low, high = map(int, samples.extremes(words, words.dtype.type(flip)))
         ranges.append((high - low, low, arrangement, flip))
     span, low, arrangement, flip = min(ranges)
     return low, span.bit_length(), arrangement, flip
@@ -97,8 +97,8 @@ def _window(words: np.ndarray, exponent: int, mantissa: int) -> tuple[int, int]:
     counts = np.zeros(1 << exponent, np.int64)
     if counts.size > WINDOW:
         stride = max(SAMPLE, words.size // SAMPLES)
-        histogram.exponents(words, mantissa, -(-words.size // stride), stride, SAMPLE, counts)
-    first = int(histogram.best_window(counts, WINDOW)[0])
+        samples.exponents(words, mantissa, -(-words.size // stride), stride, SAMPLE, counts)
+    first = int(samples.best_window(counts, WINDOW)[0])
     return first, max(0, min(first + WINDOW // 2 - OTHER // 2, counts.size - OTHER))
 
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from arraycodec.primitives.entropy import histogram
+from arraycodec.primitives.entropy import histogram, samples
 from arraycodec.primitives.entropy.candidates import FLOAT_BITS, LONE, Bins, Field, candidates, narrowest
 from arraycodec.primitives.entropy.cluster import labelled
 from arraycodec.primitives.entropy.costs import FRACTION, entropies, logarithms
@@ -47,7 +47,7 @@ class Effort(NamedTuple):
 
 
 EFFORTS = {
-    "balanced": Effort(HUFFMAN, 16, 12, 1200, 3, 512, 4, 2, 20, 128, 100),
+    "balanced": Effort(HUFFMAN, 16, 16, 1200, 3, 512, 4, 2, 20, 128, 100),
     "storage": Effort(ANS, 64, 4, 1500, 6, 2048, 1, 1, 36, 1 << 40, 1 << 40),
 }
 
@@ -86,7 +86,7 @@ def _choice(plan: Plan, words: np.ndarray) -> Choice:
 def _few(words: np.ndarray, bits: int, mode: str) -> Iterator[tuple[int, Choice]]:
     """A palette, its indices stored as they are or coded."""
     palette = np.empty(256, words.dtype)
-    count = int(histogram.distinct(words, 16 if bits == 8 else 256, palette))
+    count = int(samples.distinct(words, 16 if bits == 8 else 256, palette))
     palette = np.sort(palette[:count])
     if count > (16 if bits == 8 else 256):
         return
@@ -96,7 +96,7 @@ def _few(words: np.ndarray, bits: int, mode: str) -> Iterator[tuple[int, Choice]
     if count == 1 or mode == "inference" or words.nbytes < MIN_CODED:
         return
     indices = np.empty(words.size, np.uint8)
-    split(lambda first, last: histogram.palette_indices(words, palette, indices, first, last), words.size, words.size)
+    split(lambda first, last: samples.palette_indices(words, palette, indices, first, last), words.size, words.size)
     for cost, found in _coded(indices, "uint8", (words.size,), EFFORTS[mode], "B8"):
         if not found.plan.arrangement:
             plan = found.plan._replace(arrangement=PALETTE, palette=count)
@@ -110,8 +110,8 @@ def _window(words: np.ndarray, dtype: str, bits: int) -> tuple[int, Choice]:
         return words.size * rest, _choice(Plan(NONE, arrangement, rest, low, STREAM, STREAM), words)
     exponent, mantissa = FLOAT_BITS[dtype]
     counts = np.zeros(1 << exponent, np.int64)
-    histogram.exponents(words, mantissa, 1, words.size, words.size, counts)
-    first, inside = map(int, histogram.best_window(counts, 1 << WINDOW_BITS))
+    samples.exponents(words, mantissa, 1, words.size, words.size, counts)
+    first, inside = map(int, samples.best_window(counts, 1 << WINDOW_BITS))
     rest = mantissa + 1 + WINDOW_BITS
     cost = words.size * rest + (words.size - inside) * (GAP + bits) + words.size // 65535 * GAP
     return cost, _choice(Plan(NONE, FLOAT, rest, first << (mantissa + 1), STREAM, STREAM, sign=mantissa), words)
@@ -142,9 +142,7 @@ def _coded(
         yield cost + (cost // effort.columns if layout.columns else 0), found
 
 
-def _layouts(
-    words: np.ndarray, bins: Bins, shape: tuple[int, ...], flip: int, effort: Effort
-) -> Iterator[Layout]:
+def _layouts(words: np.ndarray, bins: Bins, shape: tuple[int, ...], flip: int, effort: Effort) -> Iterator[Layout]:
     size, width = words.size, shape[-1] if shape else 1
     if effort.coder == HUFFMAN:
         stream = STREAM if size >= 8 * STREAM else 1024
@@ -156,7 +154,7 @@ def _layouts(
         rows = size // columns
         if columns > 1 and size >= 1 << 16 and rows >= 4 * FEWEST:
             height = min(rows, LONG_STREAM)
-            if effort.coder == ANS or histogram.columns_differ(words, columns, *bins, flip):
+            if effort.coder == ANS or samples.columns_differ(words, columns, *bins, flip):
                 yield Layout(height, height, columns)
 
 
@@ -188,7 +186,7 @@ def _best(
     plan = Plan(
         effort.coder, field.arrangement, field.rest,
         (((field.first + tables.first) << field.rest) + field.offset) % (1 << word), layout.stream,
-        layout.unit if count > 1 else layout.stream, layout.columns, tables.index, count, tables.tables.shape[1],
+        layout.unit if count > 1 else layout.stream, layout.columns, tables.width, count, tables.tables.shape[1],
         int(has_lone), int(dropped.size > 0), field.sign, int(has_lone),
     )  # fmt: skip
     palette = np.zeros(int(has_lone), words.dtype)
@@ -212,11 +210,9 @@ def _features(words: np.ndarray, bins: Bins, layout: Layout, effort: Effort) -> 
     return features, lows
 
 
-def _sums(
-    words: np.ndarray, bins: Bins, layout: Layout, effort: Effort, labels: np.ndarray, count: int
-) -> np.ndarray:
+def _sums(words: np.ndarray, bins: Bins, layout: Layout, effort: Effort, labels: np.ndarray, count: int) -> np.ndarray:
     """The histogram of the words of each label, int64 (count, bins)."""
-    sums, lock = np.zeros((count, bins.count), np.int64), Lock()
+    sums, lock = np.zeros((count, bins.number), np.int64), Lock()
     part = effort.part_of_bins if words.size >= MANY else 1
 
     def work(first: int, last: int) -> None:
@@ -244,7 +240,7 @@ def _zeros(lows: np.ndarray, layout: Layout, word: int) -> np.ndarray:
 
 def _rest(zeros: np.ndarray, field: Field, size: int, layout: Layout) -> tuple[int, np.ndarray]:
     """The bits of the rests, and of what each stream drops of them, which is none where that does not pay."""
-    if zeros[0] == 0 and not zeros.any() or field.arrangement != FLOAT:
+    if field.arrangement != FLOAT or not zeros.any():
         return field.rest * size, zeros[:0]
     dropped = np.minimum(zeros, min(field.rest, field.sign))
     saved = int(dropped.sum()) * layout.stream - 8 * zeros.size

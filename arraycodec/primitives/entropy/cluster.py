@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from arraycodec.primitives.entropy.costs import FRACTION, entropy, log2, logarithms
+from arraycodec.primitives.entropy.costs import FRACTION, entropy, log2, logarithms, sort
 from arraycodec.primitives.jit import inlined, kernel
 
 DIGITS = 8  # of the lengths below the point: a length and a count are 16-bit integers, a unit's code is 32
@@ -23,26 +23,19 @@ def labelled(features: np.ndarray, most: int, table: int, rounds: int, sample: i
     table     bits of a table
     sample    units, evenly spaced, for which the first tables are made
     """
-    found = np.zeros(features.shape[0], np.uint8)
-    step = max(1, features.shape[0] // sample)
-    some = np.ascontiguousarray(features[::step]) if step > 1 else features
-    count = group(features, some, found, max(most, 1), table << FRACTION, rounds, logarithms())
-    return found, int(count)
-
-
-@kernel
-def group(features, some, found, most, table, rounds, logs):
-    """Make tables for `some` units, give each unit one, and merge tables; their number."""
-    lengths = np.empty((most, features.shape[1]), np.int16)
-    sums = np.zeros((most, features.shape[1]), np.int64)
+    found, most, logs = np.zeros(features.shape[0], np.uint8), max(most, 1), logarithms()
     if most > 1:
-        if some.shape[0] == features.shape[0]:
-            train(some, lengths, found, rounds, logs)
+        lengths = np.empty((most, features.shape[1]), np.int16)
+        step = max(1, features.shape[0] // sample)
+        if step == 1:
+            train(features, lengths, found, rounds, logs)
         else:
+            some = np.ascontiguousarray(features[::step])
             train(some, lengths, np.empty(some.shape[0], np.uint8), rounds, logs)
             assign(features, lengths, found)
+    sums = np.zeros((most, features.shape[1]), np.int64)
     add_up(features, found, sums)
-    return merge(sums, found, table, logs)
+    return found, int(merge(sums, found, table << FRACTION, logs)) if most > 1 else 1
 
 
 @kernel
@@ -58,7 +51,7 @@ def train(features, lengths, found, rounds, logs):
             total += both
             moment += both * k
         means[u] = ((moment << 16) // total) << 20 | u
-    means.sort()
+    sort(means)
     for i in range(units):
         found[means[i] & 0xFFFFF] = i * tables // units
     sums = np.empty((tables, size), np.int64)
@@ -85,7 +78,7 @@ def measure(sums, lengths, logs):
             lengths[t, k] = min((whole - log2((sums[t, k] << SMOOTH) + 1, logs)) >> (FRACTION - DIGITS), LONGEST)
 
 
-@inlined
+@kernel
 def add_up(features, found, sums):
     """Add each unit's features to the sums of its label."""
     for u in range(features.shape[0]):
@@ -94,7 +87,7 @@ def add_up(features, found, sums):
             sums[t, k] += features[u, k]
 
 
-@inlined
+@kernel
 def assign(features, lengths, found):
     """Give each unit the first of the tables under which its code is the shortest; the bits in all."""
     units, size = features.shape
@@ -121,8 +114,9 @@ def merge(sums, found, table, logs):
     count, codes = 0, np.int64(0)
     for t in range(tables):
         own[t] = entropy(sums[t], logs)
-        alive[t] = sums[t].sum() > 0
-        count += alive[t]
+        for k in range(size):
+            alive[t] |= sums[t, k] > 0
+        count += np.int64(alive[t])
         codes += own[t]
     rises = np.zeros((tables, tables), np.int64)
     both = np.empty(size, np.int64)
@@ -130,15 +124,16 @@ def merge(sums, found, table, logs):
         for b in range(a):
             if alive[a] and alive[b]:
                 rises[a, b] = rise(sums, own, a, b, both, logs)
-    into = np.arange(tables)  # after all merges so far
-    best, best_into, best_count = cost_of(codes, count, found.size, table), into.copy(), max(count, 1)
+    into, best_into = np.arange(tables), np.arange(tables)  # after all merges so far, and for the cheapest number
+    best = cost_of(codes, count, found.size, table)
     while count > 1:
         to, gone, least = 0, 0, np.int64(-1)
         for a in range(tables):
             for b in range(a):
                 if alive[a] and alive[b] and (least < 0 or rises[a, b] < least):
                     to, gone, least = b, a, rises[a, b]
-        sums[to] += sums[gone]
+        for k in range(size):
+            sums[to, k] += sums[gone, k]
         own[to] = entropy(sums[to], logs)
         alive[gone] = False
         codes += least
@@ -150,8 +145,9 @@ def merge(sums, found, table, logs):
                 rises[max(t, to), min(t, to)] = rise(sums, own, t, to, both, logs)
         bits = cost_of(codes, count, found.size, table)
         if bits <= best:
-            best, best_count = bits, count
-            best_into[:] = into
+            best = bits
+            for t in range(tables):
+                best_into[t] = into[t]
     numbers, at = np.full(tables, -1, np.int64), 0
     for u in range(found.size):
         t = best_into[found[u]]
@@ -171,10 +167,9 @@ def cost_of(codes, count, units, table):
     return codes + count * table + ((units * width) << FRACTION)
 
 
-@inlined
+@kernel
 def rise(sums, own, a, b, both, logs):
     """What merging two tables costs."""
     for k in range(both.size):
         both[k] = sums[a, k] + sums[b, k]
     return entropy(both, logs) - own[a] - own[b]
-

@@ -32,7 +32,7 @@ def log2(x, logs):
     return (((bits >> 52) - 1023) << 16) + logs[(bits >> 40) & 0xFFF]
 
 
-@inlined
+@kernel
 def entropy(counts, logs):
     """The bits of an ideal code for symbols with these counts, made for them; with FRACTION digits."""
     total, found = np.int64(0), np.int64(0)
@@ -62,3 +62,19 @@ def entropies(sums, symbols, logs):
             counts[0] = 0
             bits[f] += entropy(counts, logs)
     return bits, outside
+
+
+@inlined
+def sort(keys):
+    """Sort integers in place (shell sort; to compile NumPy's takes seconds)."""
+    gap = 1
+    while gap < keys.size // 3:
+        gap = 3 * gap + 1
+    while gap:
+        for i in range(gap, keys.size):
+            key, at = keys[i], i
+            while at >= gap and keys[at - gap] > key:
+                keys[at] = keys[at - gap]
+                at -= gap
+            keys[at] = key
+        gap //= 3

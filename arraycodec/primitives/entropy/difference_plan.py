@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from arraycodec.errors import CorruptError
-from arraycodec.primitives.entropy.bitfields import pack_bits, pack_frequencies, unpack_bits, unpack_frequencies
+from arraycodec.primitives.entropy.tables import pack_bits, pack_frequencies, unpack_bits, unpack_frequencies
 from arraycodec.spec import DTYPES, ArraySpec
 
 WORDS = 16  # of the plane

@@ -87,7 +87,7 @@ def predicted(base, kind, m, v):
 
 @inlined
 def scaled(m, factor):
-    """Float32 magnitudes times a factor, where they are normal and so is the product, with an exponent field above 1."""
+    """Float32 magnitudes times a factor, but not where one is not normal or the product has an exponent field of 1."""
     for i in range(m.size):
         product = as_bits(as_float(m[i]) * factor)
         low, high = np.uint32(1), np.uint32(253)

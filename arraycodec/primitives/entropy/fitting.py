@@ -23,7 +23,7 @@ class Tables(NamedTuple):
     bits: int  # of codes, tables and patches
     first: int  # the symbol that becomes symbol 0
     tables: np.ndarray  # uint16 (T, A)
-    index: int  # bits of a table's index
+    width: int  # bits of a table's index
 
 
 def folded(sums: np.ndarray, symbols: np.ndarray) -> np.ndarray:
@@ -54,19 +54,20 @@ def huffman_tables(counts: np.ndarray, word: int) -> Tables:
 @kernel
 def all_lengths(counts, first, last, tables):
     """The code lengths of every table; the bits of all codes, and the longest code."""
-    bits, longest, width = np.int64(0), 0, last + 1 - first
+    bits, longest, width = np.int64(0), np.int64(0), last + 1 - first
     mine = np.empty(tables.shape[1], np.int64)
     for t in range(tables.shape[0]):
-        mine[:width] = counts[t, first : last + 1]
-        if mine.size > width:
-            mine[width] = counts[t, 256]
+        total = np.int64(0)
+        for symbol in range(mine.size):
+            mine[symbol] = counts[t, first + symbol if symbol < width else 256]
+            total += mine[symbol]
+        if total == 0:
+            mine[0] = 1  # every table must have a code
         lengths = huffman_lengths(mine, MAX_LENGTH)
-        if lengths.max() == 0:
-            lengths[0] = 1  # every table must have a code
         for symbol in range(mine.size):
             tables[t, symbol] = lengths[symbol]
-            longest = max(longest, int(lengths[symbol]))
-            bits += mine[symbol] * lengths[symbol]
+            longest = max(longest, np.int64(lengths[symbol]))
+            bits += mine[symbol] * np.int64(lengths[symbol])
     return bits, longest
 
 
@@ -111,9 +112,10 @@ def trimmed(counts, saved):
 
     saved  the bits by which a patch is longer than a code
     """
-    total = counts[0].copy()
-    for t in range(1, counts.shape[0]):
-        total += counts[t]
+    total = np.zeros(257, np.int64)
+    for t in range(counts.shape[0]):
+        for symbol in range(257):
+            total[symbol] += counts[t, symbol]
     first, last, outside, entry = 0, 255, np.int64(0), 4 * counts.shape[0]
     lone = 1 if total[256] else 0
     while first < last and (total[first] * saved < entry or total[first] == 0):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from arraycodec.primitives.entropy.costs import sort
 from arraycodec.primitives.jit import kernel
 
 AT_ONCE = 3  # symbols of an entry: three and their lengths fit 32 bits, so the table stays in a first-level cache
@@ -73,7 +74,7 @@ def lengths(counts, limit):
         if counts[symbol]:
             keys[at] = counts[symbol] << 8 | symbol
             at += 1
-    keys.sort()
+    sort(keys)
     leaves = keys >> 8
     for i in range(used):
         symbols[i] = keys[i] & 255

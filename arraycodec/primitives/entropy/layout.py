@@ -69,16 +69,18 @@ class Layout:
 def layout_of(
     plan_plane: np.ndarray, table_plane: np.ndarray, index: np.ndarray, words: np.ndarray, size: int, bits: int
 ) -> Layout:
-    """The layout of an array of `size` words of so many bits; CorruptError where its small planes do not fit together."""
+    """The layout of an array of `size` words of so many bits; CorruptError where its small planes do not fit."""
     plan = Plan.of(plan_plane, bits, size)
     count = plan.number_of_streams(size)
-    streams = plan.streams(size)
-    units = streams.units(max(plan.unit, 1))
-    firsts = np.cumsum(units) - units
-    found, labels, zeros = tables.unpack(plan, table_plane, int(units.sum()), count)
     coded = count if plan.coder != NONE else 0
     if index.size < coded:
         raise CorruptError(f"lossless: plane 'index' must have the lengths of {coded} streams, got {index.size}")
+    if table_plane.size < count * plan.zeros:
+        raise CorruptError(f"lossless: plane 'tables' must have the zeros of {count} streams, got {table_plane.size}")
+    streams = plan.streams(size)  # not before the planes are known to be large enough for so many
+    units = streams.units(max(plan.unit, 1))
+    firsts = np.cumsum(units) - units
+    found, labels, zeros = tables.unpack(plan, table_plane, int(units.sum()), count)
     places = np.zeros(count + 1, np.int64)
     np.cumsum(index[:coded], out=places[1 : coded + 1])
     gaps = index[coded:].astype(np.int64)

@@ -18,13 +18,19 @@ INPUTS = {
     "special-fp16": Recipe((160,), "float16", "sparse", 0, 3, tuple((9 * i, p) for i, p in enumerate(PATTERNS))),
     "thresholds": Recipe((256,), "float32", "thresholds", 0, 4),
 }
+LOSSLESS = {  # besides, for codecs that take other dtypes and look for more than ranges
+    "weights-bf16": Recipe((24, 130), "bfloat16", "normal", -6, 5, ((77, 0x7FC00000), (999, 0x00000001))),
+    "sparse-fp32": Recipe((40, 50), "float32", "sparse", -6, 6),
+    "codes-int8": Recipe((2000,), "int8", "normal", 5, 7),
+    "few-int32": Recipe((30, 64), "int32", "integers", 0, 8),
+}
 
 
 def main() -> None:
     """One file per case and input."""
     argparse.ArgumentParser(description=__doc__).parse_args()
     for case in CASES:
-        for name, recipe in INPUTS.items():
+        for name, recipe in (INPUTS | LOSSLESS if case.codec.lossless else INPUTS).items():
             codec = case.codec.outer if isinstance(case.codec, Then) else case.codec
             path = FOLDER / codec.name / f"{re.sub('[^a-z0-9]+', '-', str(case))}.{name}.json"
             if path.exists():
