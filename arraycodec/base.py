@@ -85,7 +85,7 @@ class Codec(ABC):
             raise ArgumentError(f"{self}: dtype must be one of {', '.join(self.dtypes)}, got {spec.dtype}")
 
     def fixed_size(self, spec: ArraySpec) -> bool:
-        """Whether every plane's shape is known beforehand; only such codecs can be traced by JAX or Triton."""
+        """Whether every plane's shape is known beforehand; only such codecs can encode inside a trace of JAX."""
         return all(plane.fixed for plane in self.planes(spec).values())
 
     def fail(self, parameter: str, allowed: str, got: object) -> ArgumentError:

@@ -112,6 +112,7 @@ def test_differences_to_a_base(src, packed, tmp_path):
     code, out, _ = run("compress", src, "--base", base)
     assert code == 0 and "matrix, delta" in out and f"--base {base}" in out
     dst = tmp_path / "model.delta.safetensors"
+    assert "differences to base.safetensors" in run("info", dst)[1]
     assert run("decompress", dst, "--base", base, "-o", tmp_path / "b.safetensors")[0] == 0
     assert (tmp_path / "b.safetensors").read_bytes() == src.read_bytes()
     assert run("verify", dst)[0] == run("verify", dst, "--against", src, "--base", base)[0] == 0

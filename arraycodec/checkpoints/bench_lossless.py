@@ -30,6 +30,7 @@ from arraycodec.checkpoints.policy import MIN_BYTES
 from arraycodec.checkpoints.scheme import MODES
 from arraycodec.checkpoints.tree import scan
 from arraycodec.containers.frame import FrameReader, frame_buffers
+from arraycodec.containers.reader import open_file
 from arraycodec.containers.safetensors import SafetensorsFile, SafetensorsWriter, make_header
 from arraycodec.errors import ArgumentError
 from arraycodec.primitives import memory, threads
@@ -107,8 +108,8 @@ def bench_lossless(file: str | os.PathLike[str], *, quick: bool = False, say: Sa
 
     >>> bench_lossless("model.safetensors").contenders[0].ratio  # doctest: +SKIP
     """
-    if not scan(file).single:
-        raise ArgumentError(f"{file}: bench measures lossless coding on one file, not on a folder")
+    if (reason := unfit(file)) is not None:
+        raise ArgumentError(f"{file}: {reason}")
     path, found, notes = Path(file), [], []
     counts = [threads.available_cpus()] if quick else sorted({1, threads.available_cpus()})
     own = [FilePeer(OWN, mode, True, _ours(scheme)) for mode, scheme in MODES.items()]
@@ -130,6 +131,14 @@ def bench_lossless(file: str | os.PathLike[str], *, quick: bool = False, say: Sa
     return LosslessBench(str(path), machine(), tuple(found), tuple(dict.fromkeys(notes)))
 
 
+def unfit(file: str | os.PathLike[str]) -> str | None:
+    """Why a path cannot be measured; None where it is one plain file."""
+    if not scan(file).single:
+        return "bench measures lossless coding on one file, not on a folder"
+    with open_file(file) as container:
+        return "is compressed already; decompress it first" if container.native else None
+
+
 def _measured(peer: FilePeer, version: str, path: Path, small: Path, folder: Path, counts: list[int]) -> Contender:
     warm = peer.prepare(small, folder, 1)
     warm.decode(warm.encode(warm.fresh()))
@@ -144,8 +153,10 @@ def _measured(peer: FilePeer, version: str, path: Path, small: Path, folder: Pat
             exact, nbytes, raw = exact and calls.same(back), calls.nbytes(coded), calls.raw
             peaks = peaks if speeds else (encode_peak, decode_peak)
             del back, data
-            encode = _median(calls.encode, calls.fresh, first)
-            decode = _median(calls.decode, lambda coded=coded: coded, second)
+            # A first call of ours may compile what the small file had no use for; of others it may take minutes.
+            slow = peer.distribution != OWN
+            encode = _median(calls.encode, calls.fresh, first if slow else None)
+            decode = _median(calls.decode, lambda coded=coded: coded, second if slow else None)
             into = None if calls.into is None else _median(calls.into, lambda coded=coded: coded, None)
             speeds.append(Speed(count if peer.threaded else 1, encode, decode, into))
     if not exact:

@@ -272,14 +272,14 @@ def bench(
         _results(file, shape, schemes, quick, folder, as_json)
         return
     from arraycodec.checkpoints.bench import bench, parse_shape
-    from arraycodec.checkpoints.bench_lossless import bench_lossless
+    from arraycodec.checkpoints.bench_lossless import bench_lossless, unfit
 
     if lossless and (file is None or schemes):
         raise typer.BadParameter("goes with a FILE, and without --schemes", param_hint="--lossless")
     size, names = parse_shape(shape), schemes.split(",") if schemes else None
     with render.status("measuring", not as_json) as say:
         found = None if lossless else bench(file, size, names, quick=quick, say=say)
-        wanted = lossless or (file is not None and not schemes and not file.is_dir())
+        wanted = lossless or (file is not None and not schemes and unfit(file) is None)
         whole = bench_lossless(file, quick=quick, say=say) if wanted and file else None
     if as_json:
         own = {"lossless": whole.to_json()} if whole else {}

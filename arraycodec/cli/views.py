@@ -92,6 +92,8 @@ def info(found: Info, every: bool = False) -> None:
     tensors = f"{len(found.rows)} tensors{files} ({schemes}), {found.elements / 1e6:.2f} M weights"
     told = f"{tensors}, {size(found.stored)}{ratio}, {found.bits_per_element:.2f} bits per weight"
     out.print(cell(told), soft_wrap=True)
+    for base in dict.fromkeys(file.base for file in found.files if file.base):
+        out.print(cell(f"differences to {base}: --base names it where they are decoded", "yellow"), soft_wrap=True)
 
 
 def floors(found: Info, every: bool = False) -> None:
@@ -187,6 +189,9 @@ def inventory(found: dict[str, Any]) -> None:
         bits = "data-dependent" if scheme["bits_per_element"] is None else f"{scheme['bits_per_element']:.3f}"
         rows.add_row(cell(scheme["name"], "green"), cell(bits), cell(", ".join(scheme["dtypes"])), cell(scheme["repr"]))
     out.print(rows)
+    out.print(
+        cell("A lossy scheme X with its codes and scales coded losslessly: X+lossless, X+lossless-storage", "dim")
+    )
     rows = table("codec", "", "|about", title="Codecs")
     for codec in found["codecs"]:
         rows.add_row(cell(codec["name"], "green"), cell("lossless" if codec["lossless"] else ""), cell(codec["about"]))

@@ -100,23 +100,23 @@ class Delta(Codec):
                 f"delta: the base must be {spec.dtype}{list(spec.shape)}, got {got.dtype}{list(got.shape)}"
             )
         words, against = bits(x), bits(base)
-        raw = {
+        planes = {
             "hash": content_hash(base),
             "plan": DifferencePlan().to_array(),
             "tables": np.zeros(0, np.uint8),
             "scales": np.zeros(0, np.float32),
             "index": np.zeros(0, np.uint16),
-            "streams": words.view(np.uint8).copy(),
+            "streams": np.zeros(0, np.uint8),
         }
-        if not words.size:
-            return raw
-        if np.array_equal(words, against):
-            return raw | {"plan": DifferencePlan(EQUAL).to_array(), "streams": np.zeros(0, np.uint8)}
-        choice = choose(words, against, spec.dtype, spec.known_shape, self.mode)
-        if choice.bits >> 3 >= spec.nbytes:
-            return raw
-        coded = raw | self._coded(words, against, choice, spec)
-        return coded if _nbytes(coded) < _nbytes(raw) else raw
+        if words.size and np.array_equal(words, against):
+            return planes | {"plan": DifferencePlan(EQUAL).to_array()}
+        if words.size:
+            choice = choose(words, against, spec.dtype, spec.known_shape, self.mode)
+            if choice.bits >> 3 < words.nbytes:
+                coded = self._coded(words, against, choice, spec)
+                if sum(plane.nbytes for plane in coded.values()) - coded["plan"].nbytes < words.nbytes:
+                    return planes | coded
+        return planes | {"streams": words.view(np.uint8).copy()}
 
     def _coded(self, words: np.ndarray, base: np.ndarray, choice: Choice, spec: ArraySpec) -> Planes:
         plan, model = choice.plan, choice.model
@@ -292,7 +292,3 @@ def _check_scales(scales: np.ndarray) -> None:
 def _check_size(name: str, plane: np.ndarray, size: int) -> None:
     if (got := np.asarray(plane).size) != size:
         raise CorruptError(f"delta: plane {name!r} must have {size} elements, got {got}")
-
-
-def _nbytes(planes: Planes) -> int:
-    return sum(plane.nbytes for plane in planes.values())

@@ -6,6 +6,7 @@ process on a CPU; in a trace and on other devices the base is taken on trust.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -24,7 +25,7 @@ from arraycodec.primitives.entropy.difference_plan import (
     DifferencePlan,
 )
 from arraycodec.primitives.entropy.differences import kind_of
-from arraycodec.spec import DTYPES, ArraySpec
+from arraycodec.spec import ArraySpec
 from arraycodec_jax.data_dependent import (
     check,
     check_base,
@@ -116,39 +117,53 @@ def coded_words(
     plan: DifferencePlan, planes: Planes, spec: ArraySpec, base: jax.Array, known: DifferencePlan | None
 ) -> jax.Array:
     """The words of an array that is coded."""
-    kind, size, word = kind_of(spec.dtype), spec.size, base.dtype
+    kind, size = kind_of(spec.dtype), spec.size
     model = model_of(plan, planes["tables"], (size + plan.unit - 1) // plan.unit, known)
     a, unit = base.astype(jnp.uint32), jnp.arange(size, dtype=jnp.uint32) // plan.unit
     m, label = a & ~kind.sign, at(model.labels, unit)
     v = m ^ kind.flip
     above = v >> plan.shift
     bucket = jnp.minimum(jnp.where(above > plan.first, above - plan.first, 0), plan.buckets - 1)
-    row = at(model.table_of, label * plan.buckets + bucket) * model.tables.shape[1]
-    if known:
-        number = -(-size // plan.stream)
-        steps = min(plan.stream, size)
-        rows = jnp.pad(row, (0, number * steps - size)).reshape(number, steps)
-        rows = jnp.pad(lax.optimization_barrier(rows.T), ((0, 3), (0, 0)))  # of steps after the last ones
-        row_of = lambda k: lax.dynamic_index_in_dim(rows, k, keepdims=False)  # noqa: E731
-        step = difference_steps(plan, planes, model, number, number, row_of)
-        bits = DTYPES[spec.dtype].bits
-        z = of_streams(all_steps(*step, steps, bits), steps, word).reshape(-1)[:size].astype(jnp.uint32)
-    else:
-        most = max(min(planes["index"].size, size), 1)
-        number, steps = (size + plan.stream - 1) // plan.stream, jnp.minimum(plan.stream, size)
-        lane = jnp.arange(most, dtype=jnp.uint32) * plan.stream
-        step = difference_steps(plan, planes, model, number, most, lambda k: at(row, lane + k))
-        buffer = looped_steps(*step, steps, number, most, size)
-        element = jnp.arange(size, dtype=jnp.uint32)
-        z = at(buffer, element % plan.stream * number + element // plan.stream)
-    if known is None or plan.scaled:
+    table = at(model.table_of, label * plan.buckets + bucket).astype(jnp.uint8)
+    z = (known_differences if known else traced_differences)(plan, planes, model, table, base.dtype)
+    if known is None or known.scaled:
         m = jnp.where(jnp.uint32(plan.scaled) > 0, scaled(m, at(planes["scales"], unit)), m)
     if known is None or known.curves:
         curve = at(model.curve_of, label) * CURVE + ((v >> plan.curve_shift) & (CURVE - 1))
         m = m + at(model.curves.reshape(-1), curve)
     w = m + ((z >> 1) ^ (jnp.uint32(0) - (z & 1)))
     w = jnp.where((w & kind.sign) != 0, w ^ (kind.sign - np.uint32(kind.sign > 0)), w) ^ (a & kind.sign)
-    return w.astype(word)
+    return w.astype(base.dtype)
+
+
+def known_differences(
+    plan: DifferencePlan, planes: Planes, model: Model, table: jax.Array, word: np.dtype[Any]
+) -> jax.Array:
+    """z of all elements, uint32, whose tables are these."""
+    size, steps = table.size, min(plan.stream, table.size)
+    number = -(-size // steps)
+    tables = jnp.pad(table, (0, number * steps - size)).reshape(number, steps)
+    tables = jnp.pad(lax.optimization_barrier(tables.T), ((0, 3), (0, 0)))  # of steps that fill up a last word
+
+    def table_at(k: jax.Array) -> jax.Array:
+        return lax.dynamic_index_in_dim(tables, k, keepdims=False)
+
+    step = difference_steps(plan, planes, model, number, number, table_at)
+    words = all_steps(*step, steps, 8 * word.itemsize)
+    return of_streams(words, steps, word).reshape(-1)[:size].astype(jnp.uint32)
+
+
+def traced_differences(
+    plan: DifferencePlan, planes: Planes, model: Model, table: jax.Array, word: np.dtype[Any]
+) -> jax.Array:
+    """The same for every plan."""
+    size = table.size
+    most = max(min(planes["index"].size, size), 1)
+    number, first = (size + plan.stream - 1) // plan.stream, jnp.arange(most, dtype=jnp.uint32) * plan.stream
+    step = difference_steps(plan, planes, model, number, most, lambda k: at(table, first + k))
+    buffer = looped_steps(*step, jnp.minimum(plan.stream, size), number, most, size, word)
+    element = jnp.arange(size, dtype=jnp.uint32)
+    return at(buffer, element % plan.stream * number + element // plan.stream).astype(jnp.uint32)
 
 
 def model_of(plan: DifferencePlan, plane: jax.Array, units: Any, known: DifferencePlan | None) -> Model:
@@ -173,15 +188,21 @@ def model_of(plan: DifferencePlan, plane: jax.Array, units: Any, known: Differen
 
 
 def difference_steps(
-    plan: DifferencePlan, planes: Planes, model: Model, number: Any, most: int, row_of: Any
+    plan: DifferencePlan,
+    planes: Planes,
+    model: Model,
+    number: Any,
+    most: int,
+    table_at: Callable[[Any], jax.Array],
 ) -> tuple[Step, Any]:
     """`step(state, k)`: the next state of all streams, and their k-th differences; and the state before the first."""
     reader, start = Reader.of(planes["streams"], starts_of(planes["index"], number, most))
-    flat, direct, leading = model.tables.reshape(-1), jnp.uint32(plan.direct), jnp.uint32(plan.leading)
+    flat, width = model.tables.reshape(-1), model.tables.shape[1]
+    direct, leading = jnp.uint32(plan.direct), jnp.uint32(plan.leading)
 
     def step(state: tuple[jax.Array, jax.Array], k: Any) -> tuple[Any, jax.Array]:
         place, x = state
-        entry = at(flat, row_of(k) + x)
+        entry = at(flat, table_at(k).astype(jnp.uint32) * width + x)
         read, symbol = (entry >> 8) & 15, entry & 0xFF
         x = (entry >> 16) + reader.take(place, read)
         place += read

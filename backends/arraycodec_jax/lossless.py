@@ -161,12 +161,12 @@ def traced_values(
     most = max(min(planes["index"].size, size), 1)
 
     def nothing() -> tuple[jax.Array, jax.Array]:
-        return jnp.zeros(size, jnp.uint32), jnp.uint32(0)
+        return jnp.zeros(size, jnp.uint8), jnp.uint32(0)
 
     def coded_symbols(ans: bool) -> tuple[jax.Array, jax.Array]:
         coded, zeros_first = coded_of(plan, streams, planes, ans, most, most_tables)
         steps = jnp.minimum(streams.stream, streams.rows)
-        buffer = looped_steps(*steps_of(coded, streams), steps, streams.number, most, size)
+        buffer = looped_steps(*steps_of(coded, streams), steps, streams.number, most, size, np.uint8)
         return at(buffer, places.place * streams.number + places.stream), zeros_first
 
     branches = [nothing, lambda: coded_symbols(False), lambda: coded_symbols(True)]

@@ -243,12 +243,12 @@ def of_streams(words: jax.Array, steps: int, dtype: Any) -> jax.Array:
     return lax.bitcast_convert_type(turned, dtype).reshape(words.shape[1], -1)[:, :steps]
 
 
-def looped_steps(step: Step, start: Any, steps: Any, number: Any, most: int, size: int) -> jax.Array:
-    """A traced number of steps of a traced number of streams, uint32: `number` integers for each step."""
+def looped_steps(step: Step, start: Any, steps: Any, number: Any, most: int, size: int, dtype: Any) -> jax.Array:
+    """A traced number of steps of a traced number of streams: `number` integers for each step."""
 
     def body(k: jax.Array, carry: tuple[Any, jax.Array]) -> tuple[Any, jax.Array]:
         state, found = step(carry[0], k)
         # What lanes that are no streams write, the next step overwrites.
-        return state, lax.dynamic_update_slice(carry[1], found, (k * number,))
+        return state, lax.dynamic_update_slice(carry[1], found.astype(dtype), (k * number,))
 
-    return lax.fori_loop(jnp.uint32(0), steps, body, (start, jnp.zeros(2 * size + most, jnp.uint32)))[1]
+    return lax.fori_loop(jnp.uint32(0), steps, body, (start, jnp.zeros(2 * size + most, dtype)))[1]

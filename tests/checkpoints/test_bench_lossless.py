@@ -91,3 +91,6 @@ def test_a_folder_or_nothing_is_refused(tmp_path):
     write(tmp_path / "m.safetensors", model())
     with pytest.raises(ac.ArgumentError, match="on one file, not on a folder"):
         bench_lossless(tmp_path)
+    ac.compress(tmp_path / "m.safetensors", tmp_path / "p.safetensors")
+    with pytest.raises(ac.ArgumentError, match="is compressed already"):
+        bench_lossless(tmp_path / "p.safetensors")

@@ -197,11 +197,16 @@ def test_one_compressed_shard_is_enough_to_refuse(src, tmp_path):
     [
         ("model.safetensors", False, "nf4", "model.nf4.safetensors"),
         ("model.nf4.safetensors", False, "decompressed", "model.decompressed.safetensors"),
+        ("model.nf4+lossless-storage.safetensors", False, "decompressed", "model.decompressed.safetensors"),
+        ("model.lossless-storage.safetensors", False, "decompressed", "model.decompressed.safetensors"),
+        ("model.delta.safetensors", False, "decompressed", "model.decompressed.safetensors"),
+        ("model.decompressed.safetensors", False, "nf4", "model.decompressed.nf4.safetensors"),
         ("model.v2.safetensors", False, "nf4", "model.v2.nf4.safetensors"),
         ("weights", False, "nf4", "weights.nf4.safetensors"),
         ("llama", True, "nf4", "llama-nf4"),
         ("llama-7b", True, "nf4", "llama-7b-nf4"),
         ("llama-nf4", True, "decompressed", "llama-decompressed"),
+        ("llama-lossless-inference", True, "decompressed", "llama-decompressed"),
     ],
 )
 def test_where_results_go_that_were_given_no_name(tmp_path, name, folder, suffix, want):

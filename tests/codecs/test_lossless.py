@@ -15,9 +15,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import arraycodec as ac
+from arraycodec.base import Planes
 from arraycodec.errors import ArgumentError
 from arraycodec.primitives import threads
-from arraycodec.primitives.entropy.plan import ANS, FLOAT, HUFFMAN, NONE, PALETTE, SIGNED, Plan
+from arraycodec.primitives.entropy import ans, huffman
+from arraycodec.primitives.entropy.encoding import encode
+from arraycodec.primitives.entropy.plan import ANS, FLOAT, HUFFMAN, NONE, PALETTE, SIGNED, Choice, Plan
 from arraycodec.registry import from_json
 from arraycodec.spec import numpy_dtype, spec_of
 from arraycodec_conformance.compare import same_bits
@@ -72,10 +75,16 @@ def same(codec: ac.Lossless, x: np.ndarray, others: bool = True) -> Plan:
     codec.check(planes, spec_of(x))
     same_bits(codec.decode(planes, spec_of(x)), x, what)
     if others:
-        plain = page_decoder()({name: plane.tobytes() for name, plane in planes.items()}, x.size, 8 * x.itemsize)
-        same_bits(np.frombuffer(plain, x.dtype).reshape(x.shape), x, f"{what}, by the page's decoder")
-        same_bits(toy_lossless.decode(codec, planes, spec_of(x)), x, f"{what}, by the witness")
+        decoded_alike(codec, planes, x, what)
     return Plan.of(planes["plan"], 8 * x.itemsize, x.size)
+
+
+def decoded_alike(codec: ac.Lossless, planes: Planes, x: np.ndarray, what: str) -> None:
+    """Require that the reference, the page's decoder and the witness make `x` of these planes."""
+    same_bits(codec.decode(planes, spec_of(x)), x, what)
+    plain = page_decoder()({name: plane.tobytes() for name, plane in planes.items()}, x.size, 8 * x.itemsize)
+    same_bits(np.frombuffer(plain, x.dtype).reshape(x.shape), x, f"{what}, by the page's decoder")
+    same_bits(toy_lossless.decode(codec, planes, spec_of(x)), x, f"{what}, by the witness")
 
 
 # -- every part of the format, and every dtype
@@ -225,6 +234,53 @@ def test_drawn_arrays(level: Level) -> None:
 
 def _words(rng: np.random.Generator, size: int) -> np.ndarray:
     return rng.integers(0, 2**64 - 1, size, np.uint64, endpoint=True)
+
+
+def drawn_choice(rng: np.random.Generator, words: np.ndarray, floats: bool) -> Choice:
+    """Any plan and tables that the format allows, as no encoder would choose them."""
+    n, size, coder = 8 * words.itemsize, words.size, int(rng.integers(3))
+    tables, symbols = int(rng.choice([1, 2, 5])), int(rng.choice([1, 2, 17, 100, 256]))
+    divisors = [columns for columns in (2, 3, 5, 8) if size % columns == 0]
+    columns = int(rng.choice([0, *divisors]))
+    stream = int(rng.choice([64, 96, 256, 1000, 32768]))
+    unit = stream // int(rng.choice([1, 2, 8])) if coder == ANS and tables > 1 and not columns else stream
+    arrangement = int(rng.choice([0, 1, FLOAT] if floats else [0, 1]))
+    rest, bits = int(rng.integers(n + 1)), {NONE: 0, HUFFMAN: 12, ANS: int(rng.integers(9, 15))}[coder]
+    plan = Plan(
+        coder, arrangement, rest, int(rng.integers(2**n, dtype=np.uint64) if n < 64 else rng.integers(2**63)),
+        stream, unit, columns, bits, tables, symbols, 0, 0, int(rng.integers(n)) if arrangement == FLOAT else 0,
+    )  # fmt: skip
+    palette = words[:0]
+    if coder == NONE:
+        plan = plan._replace(tables=0, symbols=0)
+    elif rng.random() < 0.5 and rest < n and (symbols - 1) << rest < 2**n:  # the encoder puts that symbol in a word
+        palette, plan = words[:1].copy(), plan._replace(lone=1, palette=1)
+    counts = rng.integers(0, 50, (plan.tables, plan.symbols)) * (rng.random((plan.tables, plan.symbols)) < 0.7)
+    counts[:, :1] += 1
+    made = [huffman.lengths(row, 12) if coder == HUFFMAN else ans.normalised(row, bits) for row in counts]
+    streams = plan.streams(size)
+    labels = rng.integers(0, max(plan.tables, 1), int(streams.units(plan.unit).sum()), np.uint8)
+    table_array = np.array(made, np.uint16).reshape(plan.tables, plan.symbols)
+    return Choice(plan, table_array, labels if plan.tables > 1 else labels[:0], np.zeros(0, np.uint8), palette)
+
+
+@pytest.mark.level("default")
+@pytest.mark.parametrize("dtype", ["uint8", "bfloat16", "float32", "int64"])
+def test_plans_that_no_encoder_makes(dtype: str, level: Level) -> None:
+    """What the format allows, three decoders take alike."""
+    rng, count = np.random.default_rng(11), 0
+    for _ in range(500 if level >= Level.full else 25):
+        x = noise((int(rng.choice([1, 97, 480, 1200])),), dtype, int(rng.integers(2**32)))
+        x = np.sort(x.view(f"u{x.itemsize}")).view(x.dtype) if rng.random() < 0.5 else x
+        words = x.view(f"u{x.itemsize}")
+        choice = drawn_choice(rng, words, dtype != "uint8")
+        if choice.plan.number_of_streams(x.size) > x.size // 32 + 1:
+            continue
+        planes = dict(zip(ac.Lossless().planes(spec_of(x)), encode(words, choice), strict=True))
+        planes["words"] = planes["words"].view(x.dtype)
+        decoded_alike(ac.Lossless(), planes, x, f"{choice.plan}")
+        count += 1
+    assert count > 10
 
 
 # -- sizes, threads, parts

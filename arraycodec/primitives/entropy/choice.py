@@ -65,10 +65,10 @@ def choose(words: np.ndarray, dtype: str, shape: tuple[int, ...], mode: str, fie
     found = [(words.size * bits, _choice(Plan(rest=bits, stream=STREAM, unit=STREAM), words))]
     if field is None:
         found += _few(words, bits, mode)
-    if words.nbytes >= MIN_CODED and mode == "inference":
-        found.append(_window(words, dtype, bits))
+    if mode == "inference":
+        found += [_window(words, dtype, bits)] if words.nbytes >= MIN_CODED else []
     elif field is not None or (words.nbytes >= MIN_CODED and len(found) == 1):
-        found += _coded(words, dtype, shape, EFFORTS["balanced" if mode == "inference" else mode], field)
+        found += _coded(words, dtype, shape, EFFORTS[mode], field)
     return _least(found)[1]
 
 

@@ -91,7 +91,7 @@ def encode(words: np.ndarray, choice: Choice) -> Coded:
             source, starts = _gather(words, streams, low, high, plan.columns)
             lengths = streams.lengths[low:high]
             room = int(lengths.sum()) * plan.bits // 8 + 16 * (high - low) + 2 * SLACK if plan.coder else 0
-            out, places = np.empty(room, np.uint8), np.empty(int(lengths.sum()), np.int32)
+            out, places = np.empty(room, np.uint8), np.empty(int(lengths.sum()) * (1 + plan.lone), np.int32)
             used, found = encode_kernel(
                 source, starts, lengths, low, tools, zeros, plan.rest, plan.arrangement, c, choice.palette,
                 plan.lone_symbol, chunks, raw, index, out, places,
@@ -101,7 +101,7 @@ def encode(words: np.ndarray, choice: Choice) -> Coded:
 
     split(work, len(edges), size)
     data = _joined(parts) if plan.coder != NONE else np.zeros(0, np.uint8)
-    places = np.sort(np.concatenate([np.zeros(0, np.int64), *patched]))
+    places = np.unique(np.concatenate([np.zeros(0, np.int64), *patched]))  # `place_lone` may have noted one already
     return Coded(
         plan.to_array(),
         tables.pack(plan, choice.tables, choice.labels, zeros),
