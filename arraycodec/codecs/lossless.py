@@ -22,7 +22,7 @@ from arraycodec.errors import ArgumentError
 from arraycodec.primitives.entropy.choice import choose
 from arraycodec.primitives.entropy.decoding import decode, decode_part
 from arraycodec.primitives.entropy.encoding import encode
-from arraycodec.primitives.entropy.layout import Layout, layout_of
+from arraycodec.primitives.entropy.layout import SMALL, Layout, layout_of
 from arraycodec.primitives.entropy.plan import NONE, WORDS, Choice, Plan
 from arraycodec.primitives.memory import bits, empty, writable_bits
 from arraycodec.spec import DTYPES, ArraySpec, spec_of
@@ -80,11 +80,10 @@ class Lossless(Codec):
     def encode(self, x: np.ndarray, given: Given | None = None) -> Planes:
         spec, words = spec_of(x), bits(x)
         self.supports(spec)
-        coded = encode(words, choose(words, spec.dtype, spec.known_shape, self.mode, self.field))
-        if sum(plane.nbytes for plane in coded) > words.nbytes + coded.plan.nbytes:
-            coded = encode(words, plain(words))
-        planes = dict(zip(self.planes(spec), coded, strict=True))
-        return planes | {"words": coded.words.view(spec.numpy_dtype)}
+        planes = encode(words, choose(words, spec.dtype, spec.known_shape, self.mode, self.field))
+        if sum(plane.nbytes for plane in planes.values()) > words.nbytes + planes["plan"].nbytes:
+            planes = encode(words, plain(words))
+        return planes | {"words": planes["words"].view(spec.numpy_dtype)}
 
     def decode(
         self, planes: Planes, spec: ArraySpec, given: Given | None = None, out: np.ndarray | None = None
@@ -104,15 +103,15 @@ class Lossless(Codec):
         if start >= stop:
             return empty(ArraySpec((0,), spec.dtype))
         whole = slice(None)
-        small = {name: fetch(name, whole) for name in ("plan", "tables", "index", "words")}
-        found = layout_of(*(bits(plane) for plane in small.values()), spec.size, 8 * spec.numpy_dtype.itemsize)
+        small = {name: bits(fetch(name, whole)) for name in SMALL}
+        found = layout_of(small, spec.size, 8 * spec.numpy_dtype.itemsize)
         first, last = found.streams_of(start, stop)
         code, chunk = found.places[[first, last]], found.chunks[[first, last]]
         data = bits(fetch("streams", slice(int(code[0]), int(code[1]) + found.slack)))
         raw = bits(fetch("raw", slice(int(chunk[0]), int(chunk[1]))))
         part = found.part(first, last)
         part.check(data.size, raw.size)  # who fetches from planes that are too short gives what there is
-        out = decode_part(part, data, raw, bits(small["words"]), start, stop)
+        out = decode_part(part, data, raw, small["words"], start, stop)
         return out.view(spec.numpy_dtype)
 
 
@@ -132,7 +131,6 @@ def plain(words: np.ndarray) -> Choice:
 
 def _layout(planes: Planes, spec: ArraySpec) -> Layout:
     """The layout of an array, once all planes are found to be as long as it says."""
-    small = (bits(planes[name]) for name in ("plan", "tables", "index", "words"))
-    found = layout_of(*small, spec.size, 8 * spec.numpy_dtype.itemsize)
+    found = layout_of({name: bits(planes[name]) for name in SMALL}, spec.size, 8 * spec.numpy_dtype.itemsize)
     found.check(planes["streams"].size, planes["raw"].size)
     return found

@@ -24,9 +24,9 @@ class Intrinsic(Kernel):
 
     @cached_property
     def compiled(self) -> Callable[..., Any]:
-        import numba
+        from numba.core import config
 
-        return self.py_func if numba.config.DISABLE_JIT else self.build()
+        return self.py_func if getattr(config, "DISABLE_JIT", 0) else self.build()
 
 
 def _pointer(context: Any, builder: Any, signature: Any, args: Any, bits: int) -> Any:

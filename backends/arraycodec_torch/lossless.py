@@ -89,7 +89,7 @@ def load(planes: Planes, spec: ArraySpec) -> Job:
     n, device = spec.numpy_dtype.itemsize * 8, planes["plan"].device
     small = read_small({name: planes[name] for name in ("plan", "tables", "index")})
     words = np.broadcast_to(np.uint8(0), planes["words"].shape)  # of which only the number is looked at
-    layout = layout_of(small["plan"], small["tables"], small["index"], words, spec.size, n)
+    layout = layout_of(small | {"words": words}, spec.size, n)
     layout.check(planes["streams"].numel(), planes["raw"].numel())
     plan, streams = layout.plan, None
     if plan.coder != NONE:

@@ -67,9 +67,8 @@ def planned(x: np.ndarray, plan: Plan, uncoded: tuple[int, ...] = (), palette: n
         plan = plan._replace(bits=int(tables.max()) if plan.coder == HUFFMAN else plan.bits)
     labels = rng.integers(0, max(plan.tables, 1), int(streams.units(plan.unit).sum())).astype(np.uint8)
     zeros = np.zeros(streams.starts.size, np.uint8)
-    coded = encoding.encode(words, Choice(plan, tables, labels, zeros, palette))
-    planes = dict(zip(Lossless().planes(spec_of(x)), coded, strict=True))
-    return Example(x, planes | {"words": coded.words.view(x.dtype)})
+    planes = encoding.encode(words, Choice(plan, tables, labels, zeros, palette))
+    return Example(x, planes | {"words": planes["words"].view(x.dtype)})
 
 
 def columns(dtype: str) -> np.ndarray:

@@ -74,8 +74,7 @@ def in_columns(codec: ac.Lossless, x: np.ndarray) -> dict[str, np.ndarray]:
     choice = choose(bits(x), x.dtype.name, x.shape, codec.mode, codec.field)
     plan = choice.plan._replace(columns=x.shape[1], stream=x.shape[0], unit=x.shape[0], tables=1, zeros=0)
     none = np.zeros(0, np.uint8)
-    coded = encode(bits(x), choice._replace(plan=plan, tables=choice.tables[:1], labels=none, zeros=none))
-    planes = dict(zip(codec.planes(spec_of(x)), coded, strict=True))
+    planes = encode(bits(x), choice._replace(plan=plan, tables=choice.tables[:1], labels=none, zeros=none))
     return planes | {"words": planes["words"].view(x.dtype)}
 
 

@@ -18,17 +18,6 @@ from arraycodec.primitives.jit import inlined, kernel
 from arraycodec.primitives.threads import split
 
 
-class Coded(NamedTuple):
-    """The planes of an array, as arrays of unsigned integers."""
-
-    plan: np.ndarray
-    tables: np.ndarray
-    index: np.ndarray
-    streams: np.ndarray
-    raw: np.ndarray
-    words: np.ndarray
-
-
 class Encoder(NamedTuple):
     """What the kernels encode with."""
 
@@ -71,7 +60,7 @@ def _likely(plan: Plan, table: np.ndarray) -> int:
     return int(np.argmin(np.where(table > 0, table, 255)) if plan.coder == HUFFMAN else np.argmax(table))
 
 
-def encode(words: np.ndarray, choice: Choice) -> Coded:
+def encode(words: np.ndarray, choice: Choice) -> dict[str, np.ndarray]:
     """The planes of an array of words."""
     plan, size = choice.plan, words.size
     streams = plan.streams(size)
@@ -102,14 +91,14 @@ def encode(words: np.ndarray, choice: Choice) -> Coded:
     split(work, len(edges), size)
     data = _joined(parts) if plan.coder != NONE else np.zeros(0, np.uint8)
     places = np.unique(np.concatenate([np.zeros(0, np.int64), *patched]))  # `place_lone` may have noted one already
-    return Coded(
-        plan.to_array(),
-        tables.pack(plan, choice.tables, choice.labels, zeros),
-        np.concatenate([index, gaps_of(places)]),
-        data,
-        raw,
-        np.concatenate([choice.palette, words[places]]),
-    )
+    return {
+        "plan": plan.to_array(),
+        "tables": tables.pack(plan, choice.tables, choice.labels, zeros),
+        "index": np.concatenate([index, gaps_of(places)]),
+        "streams": data,
+        "raw": raw,
+        "words": np.concatenate([choice.palette, words[places]]),
+    }
 
 
 def _gather(words: np.ndarray, streams: Streams, low: int, high: int, columns: int) -> tuple[np.ndarray, np.ndarray]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -66,11 +67,16 @@ class Layout:
         )
 
 
-def layout_of(
-    plan_plane: np.ndarray, table_plane: np.ndarray, index: np.ndarray, words: np.ndarray, size: int, bits: int
-) -> Layout:
-    """The layout of an array of `size` words of so many bits; CorruptError where its small planes do not fit."""
-    plan = Plan.of(plan_plane, bits, size)
+SMALL = ("plan", "tables", "index", "words")  # the planes that a layout is found from
+
+
+def layout_of(planes: Mapping[str, np.ndarray], size: int, bits: int) -> Layout:
+    """The layout of an array of `size` words of so many bits; CorruptError where its small planes do not fit.
+
+    Of the plane `words` only the length is looked at.
+    """
+    plan = Plan.of(planes["plan"], bits, size)
+    table_plane, index, words = (planes[name] for name in SMALL[1:])
     count = plan.number_of_streams(size)
     coded = count if plan.coder != NONE else 0
     if index.size < coded:

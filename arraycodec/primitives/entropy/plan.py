@@ -50,7 +50,7 @@ class Plan(NamedTuple):
     def of(cls, plane: np.ndarray, bits: int, size: int) -> Plan:
         """The plan in a plane, for an array of `size` words of so many bits; CorruptError where it breaks a rule."""
         words = [int(word) for word in np.asarray(plane).reshape(-1)]
-        plan = cls(*words[:3], words[3] | words[4] << 32, *words[5:15])
+        plan = cls._make([*words[:3], words[3] | words[4] << 32, *words[5:15]])
         broken = next((rule for rule, holds in plan._rules(bits, size, words[15:]) if not holds), None)
         if broken:
             raise CorruptError(f"lossless: plan must have {broken}, got {words}")
