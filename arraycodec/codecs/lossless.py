@@ -88,15 +88,15 @@ class Lossless(Codec):
     def decode(
         self, planes: Planes, spec: ArraySpec, given: Given | None = None, out: np.ndarray | None = None
     ) -> np.ndarray:
-        found = _layout(planes, spec)
+        seen = {name: bits(plane) for name, plane in planes.items()}
+        found = _layout(seen, spec)
         out = empty(spec) if out is None else out
-        data, raw, words = (bits(planes[name]) for name in ("streams", "raw", "words"))
-        decode(found, data, raw, words, writable_bits(out))
+        decode(found, seen["streams"], seen["raw"], seen["words"], writable_bits(out))
         return out
 
     def check(self, planes: Planes, spec: ArraySpec) -> None:
         """That plan, tables and lengths go together; whether streams are what they say shows when they are decoded."""
-        _layout(planes, spec)
+        _layout({name: bits(plane) for name, plane in planes.items()}, spec)
 
     def read(self, fetch: Fetch, spec: ArraySpec, start: int, stop: int) -> np.ndarray:
         """The streams that hold the range, and no others."""
@@ -131,6 +131,6 @@ def plain(words: np.ndarray) -> Choice:
 
 def _layout(planes: Planes, spec: ArraySpec) -> Layout:
     """The layout of an array, once all planes are found to be as long as it says."""
-    found = layout_of({name: bits(planes[name]) for name in SMALL}, spec.size, 8 * spec.numpy_dtype.itemsize)
+    found = layout_of(planes, spec.size, 8 * spec.numpy_dtype.itemsize)
     found.check(planes["streams"].size, planes["raw"].size)
     return found

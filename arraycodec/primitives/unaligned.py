@@ -75,6 +75,29 @@ def _store(bits: int) -> Callable[[], Any]:
     return build
 
 
+def _prefetch() -> Any:
+    from llvmlite import ir
+    from numba import types
+    from numba.extending import intrinsic
+
+    @intrinsic
+    def prefetch(typing: Any, array: Any, at: Any) -> Any:
+        def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            byte, i32 = ir.IntType(8).as_pointer(), ir.IntType(32)
+            data = context.make_array(signature.args[0])(context, builder, args[0]).data
+            address = builder.gep(builder.bitcast(data, byte), [args[1]])
+            kind = ir.FunctionType(ir.VoidType(), [byte, i32, i32, i32])
+            function = builder.module.globals.get("llvm.prefetch.p0") or ir.Function(
+                builder.module, kind, "llvm.prefetch.p0"
+            )
+            builder.call(function, [address, i32(0), i32(3), i32(1)])  # to be read, kept, data
+            return context.get_dummy_value()
+
+        return types.void(array, types.int64), emit
+
+    return prefetch
+
+
 def _load64(array: np.ndarray, at: int) -> np.uint64:
     """The 8 bytes from `at` on as a little-endian integer."""
     return np.uint64(int.from_bytes(array[at : at + 8].tobytes(), "little"))
@@ -90,6 +113,11 @@ def _store64(array: np.ndarray, at: int, value: int) -> None:
     array[at : at + 8] = np.frombuffer(int(value).to_bytes(8, "little"), np.uint8)
 
 
+def _nothing(array: np.ndarray, at: int) -> None:
+    """Have the cache line of byte `at` loaded while other work goes on; any byte will do, also outside of the array."""
+
+
 load64 = Intrinsic(_load64, _load(64))
 store32 = Intrinsic(_store32, _store(32))
 store64 = Intrinsic(_store64, _store(64))
+prefetch = Intrinsic(_nothing, _prefetch)

@@ -13,7 +13,7 @@ from arraycodec.primitives.entropy.fields import constants, words_of
 from arraycodec.primitives.entropy.layout import PIECE, Layout, pieces_of
 from arraycodec.primitives.entropy.plan import ANS, HUFFMAN, NONE, SLACK
 from arraycodec.primitives.entropy.rest import load_rest
-from arraycodec.primitives.jit import kernel
+from arraycodec.primitives.jit import inlined, kernel
 from arraycodec.primitives.threads import split
 
 
@@ -26,7 +26,6 @@ class Decoder(NamedTuple):
     labels: np.ndarray
     firsts: np.ndarray
     unit: int
-    reach: int  # bytes that a stream of one element more could take, at most, for each 8 elements
 
 
 def decoder(found: Layout) -> Decoder:
@@ -36,7 +35,7 @@ def decoder(found: Layout) -> Decoder:
     for table in range(plan.tables):
         build = huffman.decoding_table if plan.coder == HUFFMAN else ans.decoding_table
         made[table] = build(found.tables[table], plan.bits)
-    return Decoder(plan.coder, made, found.tables, found.labels, found.firsts, max(plan.unit, 1), plan.bits)
+    return Decoder(plan.coder, made, found.tables, found.labels, found.firsts, max(plan.unit, 1))
 
 
 def decode(found: Layout, data: np.ndarray, raw: np.ndarray, words: np.ndarray, out: np.ndarray) -> None:
@@ -140,9 +139,9 @@ def decode_kernel(
     at = 0
     while at < order.size:
         count = lengths[order[at]]
-        together = together_from(order, at, lengths, places, data.size, tools)
+        together = together_from(order, at, lengths)
         if tools.coder != 0:
-            wrong = decode_symbols(order, at, together, count, places, tools, data, bits, symbols)
+            wrong = decode_symbols(order, at, together, count, places, tools, data, bits, symbols, starts, first, out)
             if wrong >= 0:
                 return wrong
         for k in range(together):
@@ -155,25 +154,20 @@ def decode_kernel(
     return -1
 
 
-@kernel
-def together_from(order, at, lengths, places, size, tools):
-    """4 where the next four streams are of one length, are followed by enough bytes and hold whole units; else 1."""
+@inlined
+def together_from(order, at, lengths):
+    """4 where the next four streams are of one length, else 1."""
     if at + 4 > order.size:
         return 1
     count = lengths[order[at]]
-    if tools.coder == ANS and (tools.unit & 3 or count % tools.unit):
-        return 1
-    for k in range(4):
-        i = order[at + k]
-        if lengths[i] != count:
-            return 1
-        if tools.coder != NONE and places[i] + (count + 2) * tools.reach // 8 + 2 * SLACK > size:
+    for k in range(1, 4):
+        if lengths[order[at + k]] != count:
             return 1
     return 4
 
 
 @kernel
-def decode_symbols(order, at, together, count, places, tools, data, bits, symbols):
+def decode_symbols(order, at, together, count, places, tools, data, bits, symbols, starts, first, out):
     """The symbols of one stream, or of four; the first one that does not end where it should, or -1."""
     t, labels, firsts = tools.tables, tools.labels, tools.firsts
     if together == 4:
@@ -182,7 +176,8 @@ def decode_symbols(order, at, together, count, places, tools, data, bits, symbol
         if tools.coder == HUFFMAN:
             p, q, r, s = labels[firsts[a]], labels[firsts[b]], labels[firsts[c]], labels[firsts[d]]
             lengths = (tools.lengths[p], tools.lengths[q], tools.lengths[r], tools.lengths[s])
-            huffman_four(data, bits, t[p], t[q], t[r], t[s], lengths, count, symbols)
+            soon = (starts[a - first], starts[b - first], starts[c - first], starts[d - first])
+            huffman_four(data, bits, t[p], t[q], t[r], t[s], lengths, count, symbols, out, soon)
         else:
             p, q, r, s = labels[firsts[a] :], labels[firsts[b] :], labels[firsts[c] :], labels[firsts[d] :]
             ans_four(data, bits, t, p, q, r, s, tools.unit, count, symbols)

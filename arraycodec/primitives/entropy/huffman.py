@@ -7,9 +7,6 @@ import numpy as np
 from arraycodec.primitives.entropy.costs import sort
 from arraycodec.primitives.jit import kernel
 
-AT_ONCE = 3  # symbols of an entry: three and their lengths fit 32 bits, so the table stays in a first-level cache
-
-
 @kernel
 def codes(lengths):
     """The canonical code of every symbol, its first bit lowest, and its length above: length << 32 | code."""
@@ -28,7 +25,7 @@ def codes(lengths):
 
 @kernel
 def decoding_table(lengths, bits):
-    """What the next `bits` bits of a stream hold: the bits of up to three codes, their number << 4, symbols << 8.
+    """What the next `bits` bits of a stream hold: the bits of up to three codes, their number << 6, symbols << 8.
 
     lengths  of a complete code, or of one symbol alone with length 1, for which either bit then stands.
     """
@@ -44,15 +41,17 @@ def decoding_table(lengths, bits):
                 one[at] = entry
     table = np.empty(size, np.uint32)
     for window in range(size):
-        entry, used, count = 0, 0, 0
-        while count < AT_ONCE:
-            next_one = int(one[window >> used])
-            if used + (next_one & 15) > bits:
-                break
-            entry |= (next_one >> 8) << (8 + 8 * count)
-            used += next_one & 15
-            count += 1
-        table[window] = np.uint32(entry | (count << 4) | used)
+        entry = one[window]
+        used, count = entry & np.uint32(15), np.uint32(1)
+        following = one[window >> used]
+        if used + (following & np.uint32(15)) <= bits:
+            entry |= (following & np.uint32(0xFF00)) << np.uint32(8)
+            used, count = used + (following & np.uint32(15)), np.uint32(2)
+            following = one[window >> used]
+            if used + (following & np.uint32(15)) <= bits:
+                entry |= (following & np.uint32(0xFF00)) << np.uint32(16)
+                used, count = used + (following & np.uint32(15)), np.uint32(3)
+        table[window] = ((entry & ~np.uint32(0xFF)) | (count << np.uint32(6))) | used
     return table
 
 

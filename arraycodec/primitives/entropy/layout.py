@@ -84,19 +84,27 @@ def layout_of(planes: Mapping[str, np.ndarray], size: int, bits: int) -> Layout:
     if table_plane.size < count * plan.zeros:
         raise CorruptError(f"lossless: plane 'tables' must have the zeros of {count} streams, got {table_plane.size}")
     streams = plan.streams(size)  # not before the planes are known to be large enough for so many
-    units = streams.units(max(plan.unit, 1))
-    firsts = np.cumsum(units) - units
-    found, labels, zeros = tables.unpack(plan, table_plane, int(units.sum()), count)
+    several = plan.unit != plan.stream
+    units = streams.units(plan.unit) if several else count
+    firsts = np.cumsum(units) - units if several else np.arange(count)
+    found, labels, zeros = tables.unpack(plan, table_plane, int(np.sum(units)), count)
     places = np.zeros(count + 1, np.int64)
     np.cumsum(index[:coded], out=places[1 : coded + 1])
-    gaps = index[coded:].astype(np.int64)
-    patches = (np.cumsum(np.where(gaps == 0, GAP, gaps)) - 1)[gaps > 0]
+    patches = patches_of(index[coded:])
     if patches.size and patches[-1] >= size:
         raise CorruptError(f"lossless: a patch at element {patches[-1]} of {size}")
     if plan.palette + patches.size != words.size:
         raise CorruptError(f"lossless: plane 'words' must have {plan.palette + patches.size} words, got {words.size}")
     chunks = chunk_places(streams.lengths, zeros, plan.rest)
     return Layout(plan, size, streams, places, chunks, found, labels, firsts, zeros, patches)
+
+
+def patches_of(gaps: np.ndarray) -> np.ndarray:
+    """The places of patches in the flattened array, from the gaps between them."""
+    if not gaps.size:
+        return np.zeros(0, np.int64)
+    steps = gaps.astype(np.int64)
+    return (np.cumsum(np.where(steps == 0, GAP, steps)) - 1)[steps > 0]
 
 
 def gaps_of(places: np.ndarray) -> np.ndarray:

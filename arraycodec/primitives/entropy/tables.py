@@ -6,6 +6,7 @@ import numpy as np
 
 from arraycodec.errors import CorruptError
 from arraycodec.primitives.entropy.plan import ANS, HUFFMAN, Plan
+from arraycodec.primitives.jit import kernel
 
 WIDTHS = np.arange(14)  # bits of a frequency below its highest
 
@@ -54,13 +55,26 @@ def _pack_table(plan: Plan, table: np.ndarray) -> np.ndarray:
 def _unpack_table(plan: Plan, plane: np.ndarray, at: int) -> tuple[np.ndarray, int]:
     if plan.coder == ANS:
         return unpack_frequencies(plane, at, plan.symbols, plan.bits)
-    lengths, at = unpack_bits(plane, at, plan.symbols, 4)
-    used = lengths[lengths > 0].astype(np.int64)
-    alone = used.size == 1 and used[0] == 1
-    fits = used.size > 0 and used.max() <= plan.bits
-    if not alone and not (fits and (1 << (plan.bits - used)).sum() == 1 << plan.bits):
+    lengths = np.zeros(plan.symbols, np.uint16)
+    end = _room(plane, at, (plan.symbols + 1) // 2)
+    if not read_lengths(plane[at:end], plan.bits, lengths):
         raise CorruptError(f"tables: code lengths must be those of a complete code of {plan.bits} bits")
-    return lengths, at
+    return lengths, end
+
+
+@kernel
+def read_lengths(packed, bits, lengths):
+    """Code lengths of 4 bits each; False unless they are those of a complete code, or of one symbol with length 1."""
+    taken, used = 0, 0
+    for symbol in range(lengths.size):
+        length = (packed[symbol >> 1] >> (4 * (symbol & 1))) & 15
+        lengths[symbol] = length
+        if length > bits:
+            return False
+        if length:
+            taken += 1 << (bits - length)
+            used += 1
+    return taken == 1 << bits or (used == 1 and 2 * taken == 1 << bits)
 
 
 def pack_frequencies(frequencies: np.ndarray) -> np.ndarray:
@@ -72,15 +86,47 @@ def pack_frequencies(frequencies: np.ndarray) -> np.ndarray:
 
 def unpack_frequencies(plane: np.ndarray, at: int, symbols: int, bits: int) -> tuple[np.ndarray, int]:
     """The frequencies from byte `at` on, and the byte after them; CorruptError unless they add up to 2^bits."""
-    lengths, at = unpack_bits(plane, at, symbols, 4)
-    taken = lengths[:, None] > WIDTHS + 1
-    low, at = unpack_bits(plane, at, int(taken.sum()), 1)
-    lows = np.zeros(taken.shape, np.int64)
-    lows[taken] = low
-    frequencies = (lows << WIDTHS).sum(1) + np.where(lengths > 0, 1 << np.maximum(lengths.astype(np.int64) - 1, 0), 0)
-    if frequencies.sum() != 1 << bits:
-        raise CorruptError(f"tables: frequencies must add up to 2^{bits}, got {frequencies.sum()}")
-    return frequencies, at
+    low = _room(plane, at, (symbols + 1) // 2)
+    frequencies = np.zeros(symbols, np.uint16)
+    end = _room(plane, low, int(low_bits(plane[at:low], symbols) + 7) // 8)
+    total = read_frequencies(plane[at:low], plane[low:end], frequencies)
+    if total != 1 << bits:
+        raise CorruptError(f"tables: frequencies must add up to 2^{bits}, got {total}")
+    return frequencies, end
+
+
+@kernel
+def low_bits(packed, symbols):
+    """How many bits the frequencies have below their highest."""
+    total = 0
+    for symbol in range(symbols):
+        total += max(int((packed[symbol >> 1] >> (4 * (symbol & 1))) & 15) - 1, 0)
+    return total
+
+
+@kernel
+def read_frequencies(packed, low, frequencies):
+    """Frequencies from their numbers of bits and the bits below their highest; what they add up to."""
+    at, total = 0, 0
+    for symbol in range(frequencies.size):
+        length = int((packed[symbol >> 1] >> (4 * (symbol & 1))) & 15)
+        value = 1 if length else 0
+        for k in range(length - 2, -1, -1):
+            bit = at + k
+            value += int((low[bit >> 3] >> (bit & 7)) & 1) << k
+        if length > 1:
+            value += (1 << (length - 1)) - 1
+            at += length - 1
+        frequencies[symbol] = value
+        total += value
+    return total
+
+
+def _room(plane: np.ndarray, at: int, count: int) -> int:
+    """The byte after so many bytes from `at` on."""
+    if at + count > plane.size:
+        raise CorruptError(f"tables: the plane must have at least {at + count} bytes, got {plane.size}")
+    return at + count
 
 
 def _bit_lengths(x: np.ndarray) -> np.ndarray:
@@ -96,8 +142,6 @@ def pack_bits(values: np.ndarray, width: int) -> np.ndarray:
 
 def unpack_bits(plane: np.ndarray, at: int, count: int, width: int) -> tuple[np.ndarray, int]:
     """`count` values of so many bits from byte `at` on, and the byte after them."""
-    end = at + -(-count * width // 8)
-    if end > plane.size:
-        raise CorruptError(f"tables: the plane must have at least {end} bytes, got {plane.size}")
+    end = _room(plane, at, -(-count * width // 8))
     bits = np.unpackbits(plane[at:end], count=count * width, bitorder="little").reshape(count, width)
     return np.packbits(bits, axis=1, bitorder="little").reshape(count), end
