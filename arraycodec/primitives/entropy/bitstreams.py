@@ -99,37 +99,35 @@ def huffman_four(data, bits, table_0, table_1, table_2, table_3, lengths, count,
 
 
 @inlined
+def ans_read(entry, bits):
+    """The state that follows, and the bits that are left."""
+    read, one = np.uint64(entry & np.uint32(63)), np.uint64(1)
+    return np.uint64(entry >> np.uint32(16)) + (bits & ((one << read) - one)), bits >> read
+
+
+@inlined
 def ans_step(data, bit, state, table, at, out):
-    """Four symbols."""
+    """Four symbols; what these read adds up to less than 2^6 bits."""
     bits = window(data, bit)
-    one = np.uint64(1)
-    entry = table[state]
-    read = np.uint64(entry & np.uint32(15))
-    state = np.uint64(entry >> np.uint32(16)) + (bits & ((one << read) - one))
-    bits >>= read
-    symbols = (entry >> np.uint32(8)) & np.uint32(255)
-    entry = table[state]
-    read_2 = np.uint64(entry & np.uint32(15))
-    state = np.uint64(entry >> np.uint32(16)) + (bits & ((one << read_2) - one))
-    bits >>= read_2
-    symbols |= entry & np.uint32(0xFF00)
-    entry = table[state]
-    read_3 = np.uint64(entry & np.uint32(15))
-    state = np.uint64(entry >> np.uint32(16)) + (bits & ((one << read_3) - one))
-    bits >>= read_3
-    symbols |= (entry & np.uint32(0xFF00)) << np.uint32(8)
-    entry = table[state]
-    read_4 = np.uint64(entry & np.uint32(15))
-    state = np.uint64(entry >> np.uint32(16)) + (bits & ((one << read_4) - one))
-    symbols |= (entry & np.uint32(0xFF00)) << np.uint32(16)
-    store32(out, at, symbols)
-    return bit + np.int64(read + read_2 + read_3 + read_4), state
+    a = table[state]
+    state, bits = ans_read(a, bits)
+    b = table[state]
+    state, bits = ans_read(b, bits)
+    c = table[state]
+    state, bits = ans_read(c, bits)
+    d = table[state]
+    state, bits = ans_read(d, bits)
+    low = np.uint32(0xFF00)
+    store32(
+        out, at, ((a & low) >> np.uint32(8)) | (b & low) | ((c & low) << np.uint32(8)) | ((d & low) << np.uint32(16))
+    )
+    return bit + np.int64(np.uint32(a + b + c + d) & np.uint32(63)), state
 
 
 @inlined
 def ans_rest(data, bit, state, table, at, end, out):
-    """The symbols from `at` to `end`, with one table; the bit after them, -1 where the data end before, and the state."""
-    last, one = 8 * (data.size - 8), np.uint64(1)
+    """The symbols from `at` to `end`; the bit after them (-1 where the data end before), and the state."""
+    last = 8 * (data.size - 8)
     while at <= end - 4 and bit <= last:
         bit, state = ans_step(data, bit, state, table, at, out)
         at += 4
@@ -137,9 +135,8 @@ def ans_rest(data, bit, state, table, at, end, out):
         if bit > last:
             return -1, state
         entry = table[state]
-        read = np.uint64(entry & np.uint32(15))
-        state = np.uint64(entry >> np.uint32(16)) + (window(data, bit) & ((one << read) - one))
-        bit += np.int64(read)
+        state, _ = ans_read(entry, window(data, bit))
+        bit += np.int64(entry & np.uint32(63))
         out[at] = np.uint8((entry >> np.uint32(8)) & np.uint32(255))
         at += 1
     return bit, state

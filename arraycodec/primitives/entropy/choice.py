@@ -22,7 +22,7 @@ from arraycodec.primitives.entropy.plan import ANS, FEWEST, FLOAT, HUFFMAN, NONE
 from arraycodec.primitives.threads import split
 
 STREAM = 4096  # elements of a stream where speed counts
-LONG_STREAM = 16384  # where it does not
+LONG_STREAM = 8192  # where it does not
 WINDOW_BITS = 4  # of the exponent, in mode inference
 MIN_CODED = 64  # bytes of an array below which codes are not worth their tables
 MOST_TABLES = 64  # however large an array is
@@ -48,7 +48,7 @@ class Effort(NamedTuple):
 
 EFFORTS = {
     "balanced": Effort(HUFFMAN, 16, 16, 1200, 3, 512, 4, 2, 20, 128, 100),
-    "storage": Effort(ANS, 64, 4, 1500, 6, 2048, 1, 1, 36, 1 << 40, 1 << 40),
+    "storage": Effort(ANS, 8, 4, 1500, 6, 2048, 1, 1, 36, 1 << 40, 1 << 40),
 }
 
 

@@ -10,11 +10,13 @@ from arraycodec.errors import CorruptError
 from arraycodec.primitives.entropy import ans, huffman
 from arraycodec.primitives.entropy.bitstreams import ans_four, ans_one, huffman_four, huffman_one
 from arraycodec.primitives.entropy.fields import constants, words_of
-from arraycodec.primitives.entropy.layout import PIECE, Layout, pieces_of
-from arraycodec.primitives.entropy.plan import ANS, HUFFMAN, NONE, SLACK
+from arraycodec.primitives.entropy.layout import Layout, pieces_of
+from arraycodec.primitives.entropy.plan import HUFFMAN
 from arraycodec.primitives.entropy.rest import load_rest
 from arraycodec.primitives.jit import inlined, kernel
 from arraycodec.primitives.threads import split
+
+EFFORT = 4  # elements of a plain loop that take as long as one here: from so few on a second thread pays
 
 
 class Decoder(NamedTuple):
@@ -60,13 +62,11 @@ def _decode(found: Layout, data: np.ndarray, raw: np.ndarray, words: np.ndarray,
     """All streams of a layout, in threads, into `out`, which begins at element `origin`."""
     tools, count = decoder(found), found.streams.starts.size
     if not found.plan.columns:
-        step = max(1, PIECE // max(found.plan.stream, 1))
 
-        def pieces(first: int, last: int) -> None:
-            for at in range(first * step, min(last * step, count), step):
-                decode_streams(found, tools, data, raw, words, at, min(at + step, count), origin, out)
+        def fours(first: int, last: int) -> None:
+            decode_streams(found, tools, data, raw, words, 4 * first, min(4 * last, count), origin, out)
 
-        split(pieces, -(-count // step), out.size)
+        split(fours, -(-count // 4), EFFORT * out.size)
         return
     bands = pieces_of(found.plan, count)
 
@@ -74,7 +74,7 @@ def _decode(found: Layout, data: np.ndarray, raw: np.ndarray, words: np.ndarray,
         for at in range(first, last):
             decode_band(found, tools, data, raw, words, bands[at], out, origin)
 
-    split(tiles, len(bands), out.size)
+    split(tiles, len(bands), EFFORT * out.size)
 
 
 def decode_streams(

@@ -7,6 +7,7 @@ import numpy as np
 from arraycodec.primitives.entropy.costs import sort
 from arraycodec.primitives.jit import kernel
 
+
 @kernel
 def codes(lengths):
     """The canonical code of every symbol, its first bit lowest, and its length above: length << 32 | code."""
