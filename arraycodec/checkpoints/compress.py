@@ -70,7 +70,7 @@ def compress(
     wanted = request(scheme, mode, base is not None)
     policy = Policy(wanted.scheme, include, exclude)
     tree = scan(src)
-    targets = check_target(tree, Path(dst))
+    targets = check_target(tree, Path(dst), None if base is None else scan(base))
     with opened_base(base) as tensors:
         rows = _decide(tree, policy, wanted, tensors)
         if not any(row.codec for row in rows) and not policy.codec.lossless:

@@ -76,7 +76,8 @@ def decompress(
             raise ArgumentError(f"{tree.where}: is not compressed: no arraycodec container is here")
         if dst is None:
             return _arrays(tree, files, threads, progress)
-        return _files(tree, files, Path(dst), threads, overwrite, progress)
+        targets = check_target(tree, Path(dst), None if base is None else scan(base))
+        return _files(tree, files, targets, Path(dst), threads, overwrite, progress)
 
 
 @contextmanager
@@ -110,9 +111,9 @@ def _arrays(tree: Tree, files: dict[str, Container], jobs: int, progress: Progre
 
 
 def _files(
-    tree: Tree, files: dict[str, Container], dst: Path, jobs: int, overwrite: bool, progress: Progress | None
-) -> Report:
-    targets = check_target(tree, dst)
+    tree: Tree, files: dict[str, Container], targets: dict[str, Path], dst: Path,
+    jobs: int, overwrite: bool, progress: Progress | None,
+) -> Report:  # fmt: skip
     rows, sizes = [], []
     if not overwrite:
         refuse_existing(targets.values())

@@ -21,8 +21,21 @@ from arraycodec.registry import SCHEMES
 PIECE = 1 << 22  # bytes copied or hashed at a time
 
 
-def check_target(tree: Tree, dst: Path) -> dict[str, Path]:
-    """name -> where it goes, for all files of a tree; ArgumentError where `dst` is, or lies in, what is read."""
+def check_target(tree: Tree, dst: Path, base: Tree | None = None) -> dict[str, Path]:
+    """name -> where it goes, for all files of a tree; ArgumentError where `dst` is, or lies in, what is read.
+
+    base  another checkpoint that is read, and needed later: none of its files may be replaced.
+    """
+    targets = _targets(tree, dst)
+    files = () if base is None else (base.path(name).stat() for name in (*base.weights, *base.others, *base.indexes))
+    kept = {(file.st_dev, file.st_ino) for file in files}
+    for path in targets.values():
+        if path.exists() and ((found := path.stat()).st_dev, found.st_ino) in kept:
+            raise ArgumentError(f"{path}: is a file of the base, which is needed to read the deltas")
+    return targets
+
+
+def _targets(tree: Tree, dst: Path) -> dict[str, Path]:
     if tree.single:
         src = tree.root / tree.weights[0]
         if dst.is_dir():

@@ -107,7 +107,7 @@ def entropies(array: np.ndarray) -> tuple[float, float, float, float]:
     0.0
     """
     if array.dtype.kind == "c":
-        array = array.view(ArraySpec((), f"float{4 * array.dtype.itemsize}").numpy_dtype)
+        array = np.atleast_1d(array).view(ArraySpec((), f"float{4 * array.dtype.itemsize}").numpy_dtype)
     words = bits(array)
     columns = words.size // array.shape[0] if array.ndim > 1 else words.size
     total = [0.0] * len(CONTEXTS)

@@ -13,6 +13,7 @@ from arraycodec.checkpoints.info import Info
 from arraycodec.checkpoints.report import Report, Row, codec_label, total
 from arraycodec.checkpoints.verify import Check, Verification
 from arraycodec.cli.render import cell, console, decibels, dimensions, grouped, size, table, times
+from arraycodec.containers.checks import shown
 
 STYLES = {"same": "dim", "changed": "yellow", "incompatible": "red", "removed": "red", "added": "green"}
 
@@ -145,13 +146,20 @@ def verified(found: Verification, seconds: float, every: bool = False) -> None:
         out.print(cell(f"{exact} of {len(found.rows)} tensors equal the original bit for bit"))
         for file in found.rebuilt:
             out.print(cell(f"{file} decompresses to the original file: its sha256 is the same"), soft_wrap=True)
-    for problem in [*found.problems, *(row.problem for row in found.rows if row.problem)]:
+    told = [_told(row) for row in found.rows if row.problem]
+    for problem in dict.fromkeys([*found.problems, *told]):  # what kept a whole file from being made again is in both
         out.print(cell("bad  ", "bold red"), cell(problem), sep="", soft_wrap=True)
     for file in found.unchecked:
         out.print(cell(f"note: {file} has no checksums, only its structure could be checked", "yellow"), soft_wrap=True)
     speed = f", {found.nbytes / seconds / 1e9:.2f} GB/s" if found.against is None and found.nbytes else ""
     whole = f"{len(found.rows)} tensors, {size(found.nbytes)} under checksums that hold, {seconds:.2f} s{speed}"
     out.print(cell("ok   " if found.ok else "FAILED  ", "bold green" if found.ok else "bold red"), cell(whole), sep="")
+
+
+def _told(row: Check) -> str:
+    """The problem of a tensor, which it names once."""
+    problem = row.problem or ""
+    return problem if shown(row.name) in problem else f"tensor {shown(_labelled(row))}: {problem}"
 
 
 def diff(found: Diff, every: bool = False) -> None:

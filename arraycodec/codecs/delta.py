@@ -194,6 +194,7 @@ class Delta(Codec):
         _check_size("streams", data, int(places[-1] - places[0]))
         part = ArraySpec((hi - lo,), spec.dtype)
         target, base = empty(part), bits(np.asarray(fetch("base", slice(lo, hi))))
+        _check_size("base", base.view(np.uint8), part.nbytes)
         model = model._replace(labels=model.labels[units])
         decode_coded(plan, model, scales, data, places - places[0], part, base, writable_bits(target))
         return target[start - lo : stop - lo]

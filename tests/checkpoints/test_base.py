@@ -94,6 +94,23 @@ def test_another_base_is_refused_by_its_hash_and_both_are_named(pair, tmp_path, 
     assert listing(tmp_path) == before
 
 
+def test_the_base_is_never_overwritten(pair, tmp_path):
+    base, src = pair
+    ac.compress(src, tmp_path / "p.safetensors", base=base)
+    (tmp_path / "link.safetensors").hardlink_to(base)
+    folder = write_folder(tmp_path / "base", shards())
+    before = listing(tmp_path)
+    for run in (
+        lambda: ac.compress(src, base, base=base, overwrite=True),
+        lambda: ac.compress(src, tmp_path / "link.safetensors", base=base, overwrite=True),
+        lambda: ac.decompress(tmp_path / "p.safetensors", base, base=base, overwrite=True),
+        lambda: ac.compress(src, folder / "config.json", base=folder, overwrite=True),
+    ):
+        with pytest.raises(ac.ArgumentError, match="is a file of the base"):
+            run()
+    assert listing(tmp_path) == before
+
+
 def test_folders_and_compressed_bases(tmp_path):
     """A base may be compressed, sharded in another way, or one file where the other is a folder."""
     base = write_folder(tmp_path / "base", shards())

@@ -63,6 +63,12 @@ def test_the_definition(array):
     assert entropies(array) == pytest.approx(plain(array), rel=1e-12, abs=1e-9)
 
 
+def test_complex_numbers_are_pairs_of_floats():
+    pairs = normal(24, 70)
+    assert entropies(pairs.view(np.complex64)) == entropies(pairs)
+    assert entropies(np.array(1 + 2j, np.complex64)) == entropies(np.array([1, 2], np.float32))
+
+
 def test_what_each_context_sees():
     rng = np.random.default_rng(0)
     noise = rng.integers(0, 256, (256, 4096), np.uint8)

@@ -75,7 +75,9 @@ class DifferencePlan(NamedTuple):
             (f"1..{MAX_TABLES} tables", 1 <= self.tables <= MAX_TABLES),
             (f"symbols for differences of up to {min(n, 8)} bits", self.direct <= min(n, 8)),
             ("at most as many leading bits", self.leading <= self.direct),
-            ("1..256 symbols, no more than differences have", 1 <= self.symbols <= min(256, self.most_symbols(n))),
+            # All rules are worked out, broken ones too: no power of two may have billions of bits.
+            ("1..256 symbols, no more than differences have",
+                self.leading <= self.direct <= n and 1 <= self.symbols <= min(256, self.most_symbols(n))),
             (f"fewer than {n} bits without a bucket", self.shift < n),
             (f"a first bucket below 2^{n}", self.first < 1 << n),
             ("1..256 buckets", 1 <= self.buckets <= 256),
@@ -83,7 +85,7 @@ class DifferencePlan(NamedTuple):
             (f"at most {MAX_CURVES} curves", self.curves <= MAX_CURVES),
             (f"fewer than {n} bits without an index", self.curve_shift < (n if self.curves else 1)),
             ("scaled 0, or 1 of float32", self.scaled <= (dtype == "float32")),
-        ]
+        ]  # fmt: skip
 
     def most_symbols(self, n: int) -> int:
         """The symbols that differences of n bits have."""

@@ -12,7 +12,7 @@ from arraycodec.primitives.entropy import ans, huffman, tables
 from arraycodec.primitives.entropy.bitstreams import NO_CODE, ans_write, huffman_write
 from arraycodec.primitives.entropy.fields import arranged, constants
 from arraycodec.primitives.entropy.layout import gaps_of, pieces_of
-from arraycodec.primitives.entropy.plan import ANS, HUFFMAN, NONE, SLACK, Choice, Plan, Streams
+from arraycodec.primitives.entropy.plan import HUFFMAN, NONE, SLACK, Choice, Plan, Streams
 from arraycodec.primitives.entropy.rest import chunk_places, cut_rest
 from arraycodec.primitives.jit import inlined, kernel
 from arraycodec.primitives.threads import split
@@ -85,7 +85,7 @@ def encode(words: np.ndarray, choice: Choice) -> dict[str, np.ndarray]:
                 source, starts, lengths, low, tools, zeros, plan.rest, plan.arrangement, c, choice.palette,
                 plan.lone_symbol, chunks, raw, index, out, places,
             )  # fmt: skip
-            parts[at] = out[:used].copy()
+            parts[at] = out[:used]
             patched[at] = _elements(places[:found], streams, low, high, plan.columns)
 
     split(work, len(edges), size)
@@ -127,7 +127,7 @@ def _joined(parts: list[np.ndarray]) -> np.ndarray:
     for k in range(len(parts)):
         joined[at : at + parts[k].size] = parts[k]
         at += parts[k].size
-        parts[k] = parts[k][:0].copy()
+        parts[k] = joined[:0]
     joined[at:] = 0
     return joined
 
@@ -154,23 +154,25 @@ def encode_kernel(
         if zeros[i]:
             drop(part, zeros[i])
         cut_rest(part, rest - zeros[i], raw[chunks[i] : chunks[i + 1]])
-        labels = tools.labels[tools.unit_firsts[i] :]
         if tools.coder == NONE:
             found = patch_outside(part, starts[k], places, found)
             continue
-        start, at = at, -1
-        if narrow(part, coded) < 256 and known_all(coded, tools, labels):
-            at = write(coded, tools, labels, pieces, out, start)
+        start, at, fits = at, -1, narrow(part, coded) < 256
+        if fits and tools.coder == HUFFMAN:  # by itself, since to hand all tools on takes long
+            at = huffman_write(coded, tools.codes[tools.labels[tools.unit_firsts[i]]], out, start)
+        elif fits and known_all(coded, tools, i):
+            at = write(coded, tools, i, pieces, out, start)
         if at < 0:
-            found = patch_unknown(part, tools, labels, coded, starts[k], places, found)
-            at = write(coded, tools, labels, pieces, out, start)
+            found = patch_unknown(part, tools, i, coded, starts[k], places, found)
+            at = write(coded, tools, i, pieces, out, start)
         index[i] = at - start
     return at, found
 
 
 @kernel
-def write(symbols, tools, labels, pieces, out, at):
-    """Write a stream from byte `at` on; the byte after it, -1 where Huffman has no code for one of the symbols."""
+def write(symbols, tools, stream, pieces, out, at):
+    """Write a stream, whose symbols all have codes, from byte `at` on; the byte after it."""
+    labels = tools.labels[tools.unit_firsts[stream] :]
     if tools.coder == HUFFMAN:
         return huffman_write(symbols, tools.codes[labels[0]], out, at)
     return ans_write(symbols, tools.drops, tools.firsts, tools.states, labels, tools.unit, pieces, out, at)
@@ -201,20 +203,20 @@ def narrow(u, symbols):
 
 
 @kernel
-def known_all(symbols, tools, labels):
+def known_all(symbols, tools, stream):
     """Whether ANS has a frequency for every symbol; Huffman finds out while it writes."""
-    known = True
-    if tools.coder == ANS:
-        for first in range(0, symbols.size, tools.unit):
-            own = tools.known[labels[first // tools.unit]]
-            for symbol in symbols[first : first + tools.unit]:
-                known &= own[symbol]
+    known, labels = True, tools.labels[tools.unit_firsts[stream] :]
+    for first in range(0, symbols.size, tools.unit):
+        own = tools.known[labels[first // tools.unit]]
+        for symbol in symbols[first : first + tools.unit]:
+            known &= own[symbol]
     return known
 
 
 @kernel
-def patch_unknown(u, tools, labels, symbols, start, places, found):
+def patch_unknown(u, tools, stream, symbols, start, places, found):
     """Put likely symbols in the place of those without a code, and note the places."""
+    labels = tools.labels[tools.unit_firsts[stream] :]
     for k in range(u.size):
         label = labels[k // tools.unit]
         if u[k] > 255 or not tools.known[label][symbols[k]]:

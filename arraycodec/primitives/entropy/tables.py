@@ -67,7 +67,7 @@ def read_lengths(packed, bits, lengths):
     """Code lengths of 4 bits each; False unless they are those of a complete code, or of one symbol with length 1."""
     taken, used = 0, 0
     for symbol in range(lengths.size):
-        length = (packed[symbol >> 1] >> (4 * (symbol & 1))) & 15
+        length = int((packed[symbol >> 1] >> (4 * (symbol & 1))) & 15)
         lengths[symbol] = length
         if length > bits:
             return False
