@@ -6,6 +6,7 @@ Nothing here moves data between devices unless the caller names a device.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -119,9 +120,16 @@ def _small(x: torch.Tensor) -> torch.Tensor:
     return x.view(torch.uint8) if x.element_size() == 1 else x
 
 
+def tensor(what: str, x: Any) -> torch.Tensor:
+    """`x` itself; an error where it is no tensor, which `given` may hold."""
+    if not isinstance(x, torch.Tensor):
+        raise ArgumentError(f"{what}: must be given torch tensors, got {type(x).__module__}.{type(x).__qualname__}")
+    return x
+
+
 def device_of(what: str, tensors: Iterable[torch.Tensor]) -> torch.device:
     """The one device of these tensors; an error where they are on several, since nothing is moved in silence."""
-    devices = {x.device for x in tensors}
+    devices = {x.device for x in map(partial(tensor, what), tensors)}
     if len(devices) > 1:
         raise ArgumentError(f"{what}: all tensors must be on one device, got {', '.join(sorted(map(str, devices)))}")
     return devices.pop()

@@ -127,7 +127,7 @@ def has_triton() -> bool:
 
 def _on_cpu(codec: Codec, tensors: list[torch.Tensor]) -> None:
     for x in tensors:
-        if x.device.type != "cpu":
+        if arrays.tensor(codec.name, x).device.type != "cpu":
             raise UnsupportedByBackend(
                 f"{codec.name}: the torch backend's reference implementation takes CPU tensors, got one on {x.device}"
             )

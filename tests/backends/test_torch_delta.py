@@ -80,3 +80,15 @@ def test_another_base_is_refused() -> None:
 def test_encoding_is_for_the_host() -> None:
     with pytest.raises(UnsupportedByBackend, match=r"delta: the torch backend encodes on the host only.* on cpu"):
         IMPLEMENTATIONS["torch"].encode(torch.ones(4), CODEC, {"base": torch.ones(4)})
+
+
+def test_a_base_of_another_framework_is_refused() -> None:
+    base = torch.zeros(4, 8)
+    encoded = ac.encode(base + 1, CODEC, given={"base": base})
+    for given in ({"base": base.numpy()}, {"base": [0.0]}):
+        with pytest.raises(ArgumentError, match="delta: must be given torch tensors, got"):
+            ac.encode(base + 1, CODEC, given=given)
+        with pytest.raises(ArgumentError, match="delta: must be given torch tensors, got"):
+            ac.decode(encoded, given=given)
+        with pytest.raises(ArgumentError, match="must be given torch tensors, got"):
+            IMPLEMENTATIONS["torch"].decode(CODEC, encoded.planes, encoded.spec, given)

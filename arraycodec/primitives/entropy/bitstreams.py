@@ -11,7 +11,7 @@ import numpy as np
 from arraycodec.primitives.jit import inlined, kernel
 from arraycodec.primitives.unaligned import load64, prefetch, store32, store64
 
-NO_CODE = np.uint64(1 << 31)  # the code of a symbol that has none, of length 0; others are below
+NO_CODE = np.uint64(1 << 63)  # marks the code that stands in for that of a symbol without one
 
 
 @inlined
@@ -215,8 +215,8 @@ def put(out, at, bits, count):
 
 @inlined
 def append(piece, bits, count):
-    """The waiting bits and their number with those of a piece: bits, and above 2^32 how many."""
-    return bits | ((piece & np.uint64(0xFFFFFFFF)) << count), count + (piece >> np.uint64(32))
+    """The waiting bits and their number with those of a piece: its bits, and from bit 32 on how many."""
+    return bits | ((piece & np.uint64(0xFFFF)) << count), count + ((piece >> np.uint64(32)) & np.uint64(15))
 
 
 @inlined
@@ -228,7 +228,7 @@ def flush(out, at, bits, count):
 
 @kernel
 def huffman_write(symbols, codes, out, at):
-    """Write a stream from byte `at` on; the byte after it, -1 where a symbol has NO_CODE.
+    """Write a stream from byte `at` on; the byte after it, negative where a symbol's code has been marked with NO_CODE.
 
     8 bytes beyond the stream may be written too.
     """
@@ -246,7 +246,8 @@ def huffman_write(symbols, codes, out, at):
         seen |= codes[symbols[i]]
         bits, count = append(codes[symbols[i]], bits, count)
         bits, count, at = put(out, at, bits, count)
-    return -1 if seen & NO_CODE else flush(out, at, bits, count)
+    end = flush(out, at, bits, count)
+    return -end if seen & NO_CODE else end
 
 
 @kernel

@@ -12,7 +12,7 @@ from arraycodec.primitives.entropy import ans, huffman, tables
 from arraycodec.primitives.entropy.bitstreams import NO_CODE, ans_write, huffman_write
 from arraycodec.primitives.entropy.fields import arranged, constants
 from arraycodec.primitives.entropy.layout import gaps_of, pieces_of
-from arraycodec.primitives.entropy.plan import HUFFMAN, NONE, SLACK, Choice, Plan, Streams
+from arraycodec.primitives.entropy.plan import ANS, HUFFMAN, NONE, SLACK, Choice, Plan, Streams
 from arraycodec.primitives.entropy.rest import chunk_places, cut_rest
 from arraycodec.primitives.jit import inlined, kernel
 from arraycodec.primitives.threads import split
@@ -36,14 +36,16 @@ class Encoder(NamedTuple):
 def encoder(choice: Choice, streams: Streams) -> Encoder:
     """The encoding tables of a choice."""
     plan, t = choice.plan, choice.plan.tables
-    codes, known = np.full((t, 256), NO_CODE, np.uint64), np.zeros((t, 256), np.bool_)
+    codes, known = np.zeros((t, 256), np.uint64), np.zeros((t, 256), np.bool_)
     drops, firsts = np.zeros((t, plan.symbols), np.uint32), np.zeros((t, plan.symbols), np.int64)
     states = np.zeros((t, 1 << plan.bits), np.uint16)
     for table in range(t):
         used = np.flatnonzero(choice.tables[table])
         known[table, used] = True
         if plan.coder == HUFFMAN:
-            codes[table, used] = huffman.codes(choice.tables[table])[used]
+            own = huffman.codes(choice.tables[table])
+            codes[table] = own[_likely(plan, choice.tables[table])] | NO_CODE
+            codes[table, used] = own[used]
         else:
             drops[table], firsts[table], states[table] = ans.encoding_tables(choice.tables[table], plan.bits)
     likely = np.array([_likely(plan, table) for table in choice.tables], np.uint8)
@@ -157,24 +159,24 @@ def encode_kernel(
         if tools.coder == NONE:
             found = patch_outside(part, starts[k], places, found)
             continue
-        start, at, fits = at, -1, narrow(part, coded) < 256
-        if fits and tools.coder == HUFFMAN:  # by itself, since to hand all tools on takes long
-            at = huffman_write(coded, tools.codes[tools.labels[tools.unit_firsts[i]]], out, start)
-        elif fits and known_all(coded, tools, i):
-            at = write(coded, tools, i, pieces, out, start)
-        if at < 0:
+        start = at
+        if narrow(part, coded) > 255 or (tools.coder == ANS and not known_all(coded, tools, i)):
             found = patch_unknown(part, tools, i, coded, starts[k], places, found)
-            at = write(coded, tools, i, pieces, out, start)
+        if tools.coder == HUFFMAN:  # by itself, since to hand all tools on takes long
+            at = huffman_write(coded, tools.codes[tools.labels[tools.unit_firsts[i]]], out, start)
+            if at < 0:  # likely symbols have been written for some without a code
+                at = -at
+                found = patch_unknown(part, tools, i, coded, starts[k], places, found)
+        else:
+            at = write_ans(coded, tools, i, pieces, out, start)
         index[i] = at - start
     return at, found
 
 
 @kernel
-def write(symbols, tools, stream, pieces, out, at):
-    """Write a stream, whose symbols all have codes, from byte `at` on; the byte after it."""
+def write_ans(symbols, tools, stream, pieces, out, at):
+    """Write a stream from byte `at` on; the byte after it."""
     labels = tools.labels[tools.unit_firsts[stream] :]
-    if tools.coder == HUFFMAN:
-        return huffman_write(symbols, tools.codes[labels[0]], out, at)
     return ans_write(symbols, tools.drops, tools.firsts, tools.states, labels, tools.unit, pieces, out, at)
 
 
@@ -217,12 +219,14 @@ def known_all(symbols, tools, stream):
 def patch_unknown(u, tools, stream, symbols, start, places, found):
     """Put likely symbols in the place of those without a code, and note the places."""
     labels = tools.labels[tools.unit_firsts[stream] :]
-    for k in range(u.size):
-        label = labels[k // tools.unit]
-        if u[k] > 255 or not tools.known[label][symbols[k]]:
-            symbols[k] = tools.likely[label]
-            places[found] = start + k
-            found += 1
+    for first in range(0, u.size, tools.unit):
+        label = labels[first // tools.unit]
+        known, likely = tools.known[label], tools.likely[label]
+        for k in range(first, min(first + tools.unit, u.size)):
+            if u[k] > 255 or not known[symbols[k]]:
+                symbols[k] = likely
+                places[found] = start + k
+                found += 1
     return found
 
 
