@@ -47,7 +47,7 @@ class Effort(NamedTuple):
 
 
 EFFORTS = {
-    "balanced": Effort(HUFFMAN, 16, 16, 1200, 3, 512, 4, 2, 20, 128, 100),
+    "balanced": Effort(HUFFMAN, 16, 16, 800, 3, 512, 4, 2, 20, 128, 100),
     "storage": Effort(ANS, 8, 4, 1500, 6, 2048, 1, 1, 36, 1 << 40, 1 << 40),
 }
 
