@@ -38,12 +38,12 @@ class BaseTensors(Mapping[str, LazyTensor]):
 
     def unhashed(self) -> list[tuple[str, Path]]:
         """The files whose sha256 is not known from their manifests."""
-        return [(name, self.tree.path(name)) for name, container in self.files.items() if container.source is None]
+        return [(name, self.tree.path(name)) for name, container in self.files.items() if _sha256(container) is None]
 
     def record(self, hashes: list[str] | None) -> Base:
         """What a manifest keeps of it; `hashes` are those of `unhashed`, None stands for what is not known yet."""
         missing = iter(hashes or ["0" * 64] * len(self.files))
-        files = {name: c.source.sha256 if c.source else next(missing) for name, c in self.files.items()}
+        files = {name: _sha256(container) or next(missing) for name, container in self.files.items()}
         return Base(self.tree.where.resolve().name, files)
 
     def __getitem__(self, name: str) -> LazyTensor:
@@ -54,6 +54,12 @@ class BaseTensors(Mapping[str, LazyTensor]):
 
     def __len__(self) -> int:
         return len(self.found)
+
+
+def _sha256(container: Container) -> str | None:
+    """That of the file a container was made from, where it holds all of it; None: the file itself is to be hashed."""
+    exact = all(tensor.codec is None or tensor.codec.lossless for tensor in container.values())
+    return container.source.sha256 if container.source and exact else None
 
 
 @contextmanager

@@ -15,7 +15,7 @@ import numpy as np
 from arraycodec.base import Codec, Encoded, Then
 from arraycodec.checkpoints.base_tensors import BaseTensors, opened_base
 from arraycodec.checkpoints.coding import Coded, Ties, code, digest_of
-from arraycodec.checkpoints.files import Hashing, check_target, copy, refuse_existing
+from arraycodec.checkpoints.files import Hashing, check_target, copy, refuse_existing, undone_on_failure
 from arraycodec.checkpoints.pipeline import MIN_BUDGET, Done, Progress, ordered, using
 from arraycodec.checkpoints.policy import Decision, Policy
 from arraycodec.checkpoints.report import Report, Row, codec_label, total
@@ -172,11 +172,14 @@ def _compress_all(
                 files[name] = stack.enter_context(SafetensorsFile(tree.path(name)))
         hashing = stack.enter_context(Hashing(unhashed, done, threads > 1))
         work = _Work(plain, base, hashing, Ties(), files, threads, overwrite, done)
+        finished = stack.enter_context(undone_on_failure(overwrite))
         for name in tree.weights:
             with located(tree.path(name)):
                 written += _compress_file(name, targets[name], {r.name: r for r in rows if r.file == name}, work)
-    for name in (*tree.others, *tree.indexes):
-        copy(tree.path(name), targets[name], overwrite)
+            finished.append(targets[name])
+        for name in (*tree.others, *tree.indexes):
+            copy(tree.path(name), targets[name], overwrite)
+            finished.append(targets[name])
     return written
 
 

@@ -13,7 +13,7 @@ from typing import Any, overload
 import numpy as np
 
 from arraycodec.checkpoints.base_tensors import opened_base
-from arraycodec.checkpoints.files import check_target, copy, refuse_existing
+from arraycodec.checkpoints.files import check_target, copy, refuse_existing, undone_on_failure
 from arraycodec.checkpoints.pipeline import MIN_BUDGET, Done, Progress, ordered, using
 from arraycodec.checkpoints.report import Report, Row, codec_label
 from arraycodec.checkpoints.tree import Tree, located, opened, scan, tensors
@@ -87,7 +87,7 @@ def opened_with(tree: Tree, base: Path_ | None) -> Iterator[dict[str, Container]
         for container in files.values():
             if found is None and any(tensor.needs_base for tensor in container.values()):
                 made = f" ({shown(container.made_with.name)})" if container.made_with else ""
-                raise ArgumentError(f"{container.path}: holds differences to a base{made}: base must name it")
+                raise ArgumentError(f"{container.path}: holds differences to a base{made}: name it with --base, or base=")
         yield files
 
 
@@ -118,15 +118,18 @@ def _files(
     if not overwrite:
         refuse_existing(targets.values())
     done = Done(sum(t.spec.nbytes for c in files.values() if c.native for t in c.values()), progress)
-    for name, container in files.items():
-        if container.native:
-            with located(tree.path(name)):
-                rows += _decompress_file(name, container, targets[name], jobs, overwrite, done)
-        else:
+    with undone_on_failure(overwrite) as written:
+        for name, container in files.items():
+            if container.native:
+                with located(tree.path(name)):
+                    rows += _decompress_file(name, container, targets[name], jobs, overwrite, done)
+            else:
+                copy(tree.path(name), targets[name], overwrite)
+            written.append(targets[name])
+            sizes.append((name, tree.path(name).stat().st_size, targets[name].stat().st_size))
+        for name in (*tree.others, *tree.indexes):
             copy(tree.path(name), targets[name], overwrite)
-        sizes.append((name, tree.path(name).stat().st_size, targets[name].stat().st_size))
-    for name in (*tree.others, *tree.indexes):
-        copy(tree.path(name), targets[name], overwrite)
+            written.append(targets[name])
     return Report(str(tree.where), str(dst), "plain", False, tuple(rows), tuple(sizes))
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import errno
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from threading import Event
@@ -58,6 +59,21 @@ def refuse_existing(targets: Iterable[Path]) -> None:
     for path in targets:
         if path.exists() or path.is_symlink():
             raise FileExistsError(errno.EEXIST, "exists already, and overwrite is not set", str(path))
+
+
+@contextmanager
+def undone_on_failure(overwrite: bool) -> Iterator[list[Path]]:
+    """A list for the files that the block has written; where it fails they are removed again, unless it overwrites.
+
+    So that the same call can be made once more. What was overwritten cannot come back: there the new files stay.
+    """
+    written: list[Path] = []
+    try:
+        yield written
+    except BaseException:
+        for path in () if overwrite else written:
+            path.unlink(missing_ok=True)
+        raise
 
 
 def copy(src: Path, dst: Path, overwrite: bool) -> None:

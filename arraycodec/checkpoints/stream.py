@@ -143,6 +143,8 @@ def _grouped(names: Iterable[str], layer_of: Rule) -> tuple[tuple[tuple[str, ...
         if (found := layer_of(name)) is None:
             others.append(name)
         else:
+            if not (isinstance(found, tuple) and len(found) == 2 and isinstance(found[1], int)):
+                raise ArgumentError(f"layer_of must give (stack, number) or None, got {found!r} for {name!r}")
             stack, number = found
             stacks.setdefault(stack, {}).setdefault(number, []).append(name)
     layers = (stacks[stack][number] for stack in stacks for number in sorted(stacks[stack]))

@@ -64,7 +64,7 @@ def _shown(argument: Any) -> str:
 
 
 def _option(option: Any) -> str:
-    names = ", ".join(f"`{name}`" for name in _names(option))
+    names = ", ".join(f"`{name}`" for name in _names(option)).replace("|", r"\|")  # a bare one would end the cell
     default = f" Default: `{option.default}`." if isinstance(option.default, str) else ""
     repeat = " May be repeated." if option.multiple else ""
     return f"| {names} | {option.help}{repeat}{default} |"

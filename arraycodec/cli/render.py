@@ -7,12 +7,10 @@ import re
 import sys
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from arraycodec.cli.failures import printable
-
-if TYPE_CHECKING:
-    from rich.table import Table
+from arraycodec.cli.tables import Rows
 
 R = TypeVar("R")
 WIDE = 160  # columns where no terminal says how many there are: lines of a pipe are not for folding
@@ -26,20 +24,9 @@ def console(stderr: bool = False) -> Any:
     return Console(file=stream, width=None if stream.isatty() else WIDE, highlight=False, soft_wrap=False)
 
 
-def table(*columns: str, title: str | None = None) -> Table:
-    """An empty table; a column whose name starts with `>` is set flush right, one with `|` takes the room there is."""
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
-    made = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="bold", pad_edge=False)
-    for name in columns:
-        right = name.startswith(">")
-        made.add_column(
-            Text(name.lstrip(">|")), justify="right" if right else "left", no_wrap=not name.startswith("|"),
-            overflow="fold",
-        )  # fmt: skip
-    return made
+def table(*columns: str, title: str | None = None) -> Rows:
+    """An empty table; what the marks before the columns' titles mean is `Rows`'."""
+    return Rows(columns, title)
 
 
 def cell(value: object, style: str = "") -> Any:

@@ -7,12 +7,13 @@ from collections.abc import Iterable
 from typing import Any
 
 from arraycodec.checkpoints.diff import Diff
-from arraycodec.checkpoints.floor import CONTEXTS as FLOORS
-from arraycodec.checkpoints.floor import Floor
+from arraycodec.checkpoints.floor import CONTEXTS, Floor
 from arraycodec.checkpoints.info import Info
+from arraycodec.checkpoints.policy import FLOATS
 from arraycodec.checkpoints.report import Report, Row, codec_label, total
 from arraycodec.checkpoints.verify import Check, Verification
 from arraycodec.cli.render import cell, console, decibels, dimensions, grouped, size, table, times
+from arraycodec.codecs.tied import Tied
 from arraycodec.containers.checks import shown
 
 STYLES = {"same": "dim", "changed": "yellow", "incompatible": "red", "removed": "red", "added": "green"}
@@ -21,7 +22,7 @@ STYLES = {"same": "dim", "changed": "yellow", "incompatible": "red", "removed": 
 def compressed(report: Report, every: bool = False) -> None:
     """Every decision with its reason, then what it came to."""
     out = console()
-    rows = table("tensor", "", "dtype", "shape", "codec", ">before", ">after", "|reason")
+    rows = table("~tensor", "", "?dtype", "?shape", "codec", ">before", ">after", "|reason")
     like = grouped(report.rows, _labelled, lambda r: (r.dtype, r.shape, r.codec, r.reason), every)
     for name, group in like:
         row, style = group[0], "" if group[0].codec else "dim"
@@ -31,7 +32,7 @@ def compressed(report: Report, every: bool = False) -> None:
             cell(size(sum(r.before for r in group)), style), cell(size(total([r.after for r in group])), style),
             cell(row.reason, "yellow" if "NaN" in row.reason else style),
         )  # fmt: skip
-    out.print(rows)
+    rows.show(out)
     _summary(report)
     if report.dry_run:
         out.print(cell("dry run: nothing was written", "bold yellow"))
@@ -73,7 +74,7 @@ def decompressed(report: Report) -> None:
 def info(found: Info, every: bool = False) -> None:
     """Tensors in groups, then one line for the whole."""
     out = console()
-    rows = table("tensor", "", "dtype", "shape", "codec", ">decoded", ">stored", ">bits/weight")
+    rows = table("~tensor", "", "?dtype", "?shape", "codec", ">decoded", ">stored", ">bits/weight")
     for name, group in grouped(found.rows, _labelled, lambda r: (r.dtype, r.shape, r.codec), every):
         row, elements = group[0], sum(math.prod(r.shape) for r in group)
         stored = sum(r.after or 0 for r in group)
@@ -84,7 +85,7 @@ def info(found: Info, every: bool = False) -> None:
             cell(size(sum(r.before for r in group)), style), cell(size(stored), style),
             cell(f"{8 * stored / elements:.2f}" if elements else "", style),
         )  # fmt: skip
-    out.print(rows)
+    rows.show(out)
     kind = "arraycodec container, checksummed (xxh3-64)" if found.native else "plain safetensors, no checksums"
     out.print(cell(found.path, "bold"), cell(f"  {kind}"), soft_wrap=True)
     ratio = f" ({found.decoded / found.stored:.2f}× smaller than decoded)" if found.native and found.stored else ""
@@ -100,14 +101,14 @@ def info(found: Info, every: bool = False) -> None:
 def floors(found: Info, every: bool = False) -> None:
     """Entropies beside the bits that are stored, for groups of tensors, then for all of them."""
     out = console()
-    rows = table("tensor", "", "dtype", "shape", *(f">{name}" for name in FLOORS), ">lowest", ">stored", ">gap",
+    rows = table("~tensor", "", "?dtype", "?shape", *(f">{name}" for name in CONTEXTS), "?>lowest", ">stored", ">gap",
                  title="Bits per weight")  # fmt: skip
     all_of_them = found.floors or ()
     groups = grouped(all_of_them, _labelled, lambda r: (r.dtype, r.shape), every)
     for name, group in groups:
         rows.add_row(cell(name), cell(times(len(group))), cell(group[0].dtype), cell(dimensions(group[0].shape)),
                      *_figures(group))  # fmt: skip
-    out.print(rows)
+    rows.show(out)
     if all_of_them:
         elements = sum(row.elements for row in all_of_them)
         mean = {name: sum(getattr(row, name) * row.elements for row in all_of_them) / elements for name in MEANS}
@@ -116,7 +117,7 @@ def floors(found: Info, every: bool = False) -> None:
         out.print(cell(found.path, "bold"), cell(f"  bits per weight (of the decoded bytes): {told}"), soft_wrap=True)
 
 
-MEANS = (*FLOORS, "lowest", "stored", "gap")
+MEANS = (*CONTEXTS, "lowest", "stored", "gap")
 
 
 def _figures(group: list[Floor]) -> list[Any]:
@@ -134,14 +135,14 @@ def verified(found: Verification, seconds: float, every: bool = False) -> None:
     out = console()
     if found.against is not None:
         compared = [row for row in found.rows if row.difference and not row.difference.identical]
-        rows = table("tensor", "", "codec", ">SNR (lowest)", ">max abs error", ">relative RMS")
+        rows = table("~tensor", "", "codec", ">SNR (lowest)", ">max abs error", ">relative RMS")
         for name, group in grouped(compared, _labelled, lambda r: r.codec, every):
             errors = [row.difference for row in group if row.difference]
             rows.add_row(cell(name), cell(times(len(group))), _codec(group[0]),
                          cell(decibels(min(e.snr_db for e in errors))), cell(f"{max(e.max_abs for e in errors):.3g}"),
                          cell(f"{max(e.relative_rms for e in errors):.3g}"))  # fmt: skip
         if compared:
-            out.print(rows)
+            rows.show(out)
         exact = sum(row.difference is not None and row.difference.identical for row in found.rows)
         out.print(cell(f"{exact} of {len(found.rows)} tensors equal the original bit for bit"))
         for file in found.rebuilt:
@@ -165,7 +166,7 @@ def _told(row: Check) -> str:
 def diff(found: Diff, every: bool = False) -> None:
     """A row for each group of tensors that differ, then counts."""
     out = console()
-    rows = table("tensor", "", "status", "A", "B", ">SNR (lowest)", ">max abs", ">relative RMS")
+    rows = table("~tensor", "", "status", "?A", "?B", ">SNR (lowest)", ">max abs", ">relative RMS")
     differing = [row for row in found.rows if row.status != "same"]
     like = grouped(differing, lambda r: r.name, lambda r: (r.status, r.a, r.b), every)
     for name, group in like:
@@ -177,7 +178,7 @@ def diff(found: Diff, every: bool = False) -> None:
         rows.add_row(cell(name), cell(times(len(group))), cell(row.status, STYLES[row.status]), cell(_side(row.a)),
                      cell(_side(row.b)), *map(cell, figures))  # fmt: skip
     if differing:
-        out.print(rows)
+        rows.show(out)
     counts = ", ".join(f"{count} {status}" for status, count in found.counts.items() if count)
     told = "equal" if found.equal else "different"
     out.print(cell(f"{told}: ", "bold green" if found.equal else "bold yellow"), cell(counts or "no tensors"), sep="")
@@ -195,19 +196,27 @@ def inventory(found: dict[str, Any]) -> None:
     rows = table("scheme", ">bits/weight", "dtypes", "|codec", title="Schemes")
     for scheme in found["schemes"]:
         bits = "data-dependent" if scheme["bits_per_element"] is None else f"{scheme['bits_per_element']:.3f}"
-        rows.add_row(cell(scheme["name"], "green"), cell(bits), cell(", ".join(scheme["dtypes"])), cell(scheme["repr"]))
-    out.print(rows)
+        rows.add_row(cell(scheme["name"], "green"), cell(bits), cell(_kinds(scheme["dtypes"])), cell(scheme["repr"]))
+    rows.show(out)
+    told = f"floats: {', '.join(FLOATS)}; any: every dtype of whole bytes; --json lists them"
+    out.print(cell(told, "dim"), soft_wrap=True)
     out.print(
         cell("A lossy scheme X with its codes and scales coded losslessly: X+lossless, X+lossless-storage", "dim")
     )
     rows = table("codec", "", "|about", title="Codecs")
     for codec in found["codecs"]:
         rows.add_row(cell(codec["name"], "green"), cell("lossless" if codec["lossless"] else ""), cell(codec["about"]))
-    out.print(rows)
+    rows.show(out)
     rows = table("backend", "installed", title="Backends")
     for backend in found["backends"]:
         versions = ", ".join(f"{name} {version}" for name, version in backend["versions"].items() if version)
         missing = f'no: pip install "arraycodec[{backend["name"]}]"'
         style = "green" if backend["installed"] else "dim"
         rows.add_row(cell(backend["name"], style), cell(versions if backend["installed"] else missing))
-    out.print(rows)
+    rows.show(out)
+
+
+def _kinds(dtypes: list[str]) -> str:
+    """Dtypes in a word where they are the usual ones."""
+    kinds = {frozenset(FLOATS): "floats", frozenset(Tied.dtypes): "any"}
+    return kinds.get(frozenset(dtypes), ", ".join(dtypes))

@@ -30,7 +30,7 @@ def bench(found: Bench) -> None:
             cell(_ms(case.decode)), cell(per(case.decode)), cell(f"{case.decode / case.copy:.2f}", "bold"),
             cell(_ms(case.decode_allocating)), cell(_ms(case.copy)),
         )  # fmt: skip
-    out.print(rows)
+    rows.show(out)
     out.print(cell("encode allocates its planes; decode writes into warm memory (out=); copy is numpy.copyto", "dim"))
     rows = table("scheme", "dtype", ">bits/weight", ">SNR", ">mean abs error", ">max", ">working memory", title="Loss")
     for row in found.quality:
@@ -38,7 +38,7 @@ def bench(found: Bench) -> None:
         rows.add_row(cell(row.scheme, "green"), cell(row.dtype), cell(f"{row.bits_per_element:.3f}"),
                      cell(decibels(row.snr_db)), cell(f"{row.mae:.4g}"), cell(f"{row.max_abs:.4g}"),
                      cell(working))  # fmt: skip
-    out.print(rows)
+    rows.show(out)
     if found.peers:
         rows = table("with", "format", "scheme", ">encode", ">ns/elem", ">× NumPy array", ">decode", ">ns/elem",
                      ">× NumPy array", ">not our bits", title="The same elsewhere (float32, allocating)")  # fmt: skip
@@ -51,7 +51,7 @@ def bench(found: Bench) -> None:
                 cell(f"{peer.times_decode:.2f}", "bold"),
                 cell(percent(peer.differing)),
             )  # fmt: skip
-        out.print(rows)
+        rows.show(out)
     for note in found.notes:
         out.print(cell(f"note: {note}", "yellow"), soft_wrap=True)
     out.print(cell(_machine(found.machine, *(() if found.peers else OWN)), "dim"), soft_wrap=True)
@@ -72,7 +72,7 @@ def lossless(found: LosslessBench) -> None:
                 cell(f"{row.raw / speed.encode / 1e6:,.0f}"), cell(f"{row.raw / speed.decode / 1e6:,.0f}", "bold"),
                 cell(into), *(cell(_peak(peak) if index == 0 else "") for peak in (row.encode_peak, row.decode_peak)),
             )  # fmt: skip
-    out.print(rows)
+    rows.show(out)
     out.print(cell("every round trip was compared bit for bit; peaks count what is returned, with one thread", "dim"))
     for note in found.notes:
         out.print(cell(f"note: {note}", "yellow"), soft_wrap=True)
@@ -108,7 +108,7 @@ def demo(found: Demo) -> None:
             cell(decibels(row.snr_db)), cell(f"{row.encode_mb_s:,.0f} MB/s"), cell(f"{row.decode_mb_s:,.0f} MB/s"),
             cell("✓ every byte" if row.verified else "✗ FAILED", "green" if row.verified else "bold red"),
         )  # fmt: skip
-    out.print(rows)
+    rows.show(out)
     if found.folder:
         out.print(cell(f"files: {found.folder}", "dim"), soft_wrap=True)
     if found.plot:

@@ -36,8 +36,9 @@ PLANES = {"plan": "uint32", "tables": "uint8", "index": "uint16", "streams": "ui
 class Lossless(Codec):
     """Lossless coding of weights: the skewed bits of every word entropy coded, the others raw.
 
-    mode   "balanced": Huffman codes, chosen by exact cost; "storage": the smallest, by tabled ANS, at about half the
-           speed; "inference": a window of 16 exponents at 4 bits each and no entropy coder, near the speed of a copy.
+    mode   "balanced": Huffman codes, chosen by exact cost; "storage": tabled ANS, the smallest from some 100,000 elements
+           on, at about half the speed; "inference": a window of 16 exponents at 4 bits each and no entropy coder, decoded
+           fastest.
     field  the bits that are coded: None, by exact cost; of floats "E" (the exponent; decodes fastest), "EM1" to "EM3"
            (with so many bits of the mantissa), "SE", "SEM1", "SEM2" (with the sign); of integers "B1" to "B8" (so many
            of the highest bits).
@@ -66,6 +67,8 @@ class Lossless(Codec):
             raise self.fail("mode", "one of " + ", ".join(map(repr, MODES)), self.mode)
         if self.field is not None and not (isinstance(self.field, str) and FIELD.fullmatch(self.field)):
             raise self.fail("field", "None, 'E', 'EM1' to 'EM3', 'SE', 'SEM1', 'SEM2' or 'B1' to 'B8'", self.field)
+        if self.mode == "inference" and self.field is not None:
+            raise self.fail("field", "None in mode 'inference', which codes no field", self.field)
 
     def supports(self, spec: ArraySpec) -> None:
         super().supports(spec)

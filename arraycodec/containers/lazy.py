@@ -89,6 +89,11 @@ class LazyTensor:
         """Whether it is the difference to an array that another checkpoint holds."""
         return self.codec is not None and "base" in self.codec.inputs and not isinstance(self.codec, Tied)
 
+    @property
+    def reads_base(self) -> bool:
+        """Whether such an array is needed to decode it: it is the difference to one, or tied to a tensor that is."""
+        return (self._target if isinstance(self.codec, Tied) else self).needs_base
+
     def encoded(self) -> Encoded:
         """The Encoded with planes of the container's framework, for a tied tensor that of the other one.
 
@@ -130,11 +135,11 @@ class LazyTensor:
         """Read and check every stored byte (hashes, padding, the codec's rules) without decoding; the bytes checked.
 
         That is 0 for a tensor of a plain safetensors file, which has no hashes; its bytes are read all the same. A tie
-        is followed and compared.
+        is followed and compared, but not to a tensor that takes a base (`reads_base`).
         """
         if self.codec is not None:
             self._open_frame(verify=True).encoded()
-            if isinstance(self.codec, Tied) and not self._target.needs_base:
+            if isinstance(self.codec, Tied) and not self.reads_base:
                 self._check_base(self._target._numpy())
             return self.nbytes
         region = self._region(verify=True)

@@ -6,8 +6,10 @@ that all bytes lie in the array.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +23,11 @@ class Intrinsic(Kernel):
     def __init__(self, py_func: Callable[..., Any], build: Callable[[], Any]) -> None:
         super().__init__(py_func, inline=True)
         self.build = build
+
+    @cached_property
+    def digest(self) -> str:
+        """A hash of this file: the code that `build` emits is part of what kernels are compiled from."""
+        return hashlib.sha256(self.py_func.__name__.encode() + Path(__file__).read_bytes()).hexdigest()[:12]
 
     @cached_property
     def compiled(self) -> Callable[..., Any]:

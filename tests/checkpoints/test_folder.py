@@ -55,7 +55,7 @@ def test_the_index_is_written_last(src, tmp_path, monkeypatch):
     assert order[-1] == INDEX and order[:2] == sorted(shards())
 
 
-def test_a_failure_in_the_second_shard_leaves_no_index(src, tmp_path, monkeypatch):
+def test_a_failure_in_the_last_shard_leaves_nothing(src, tmp_path, monkeypatch):
     encode, dst = coding.api.encode, tmp_path / "packed"
 
     def full(array, codec, **options):
@@ -68,7 +68,17 @@ def test_a_failure_in_the_second_shard_leaves_no_index(src, tmp_path, monkeypatc
     folder = write_folder(tmp_path / "three", second)
     with pytest.raises(OSError, match="No space left"):
         ac.compress(folder, dst, exclude=["layers.0.conv.weight"])
-    assert set(listing(dst)) == set(shards())
+    assert listing(dst) == {}
+    ac.compress(folder, dst, exclude=["*conv*"])
+    broken = dst / "model-00003-of-00003.safetensors"
+    with broken.open("r+b") as file:
+        file.seek(-100, 2)
+        file.write(b"\xff" * 50)
+    back = tmp_path / "back"
+    for overwrite, left in ((False, set()), (True, set(shards()))):
+        with pytest.raises(ac.CorruptError, match=r"model-00003-of-00003\.safetensors"):
+            ac.decompress(dst, back, overwrite=overwrite)
+        assert set(listing(back)) == left
 
 
 def test_the_index_itself_names_its_folder(src, tmp_path):

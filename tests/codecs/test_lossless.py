@@ -351,10 +351,18 @@ def test_input_and_target_may_be_views() -> None:
 
 @pytest.mark.level("default")
 def test_parameters() -> None:
-    for codec in (ac.Lossless(), ac.Lossless("storage", "EM2"), ac.Lossless("inference", "B3")):
+    for codec in (ac.Lossless(), ac.Lossless("storage", "EM2"), ac.Lossless("inference")):
         assert codec == from_json(codec.to_json()) == eval(repr(codec), {"Lossless": ac.Lossless})
         assert codec.lossless and not codec.fixed_size(ac.ArraySpec((3, 64), "float32"))
-    for wrong in ({"mode": "fast"}, {"mode": None}, {"field": "EM4"}, {"field": "B9"}, {"field": "B0"}, {"field": 3}):
+    for wrong in (
+        {"mode": "fast"},
+        {"mode": None},
+        {"field": "EM4"},
+        {"field": "B9"},
+        {"field": "B0"},
+        {"field": 3},
+        {"mode": "inference", "field": "E"},
+    ):
         with pytest.raises(ArgumentError, match=r"lossless: (mode|field) must be"):
             ac.Lossless(**wrong)
     for dtype, field in (("float32", "B4"), ("int8", "E"), ("bool", "SE"), ("float8_e8m0fnu", "EM1")):
