@@ -122,7 +122,7 @@ def test_differences_to_a_base(src, packed, tmp_path):
         ("diff", src, dst),
     ):
         code, out, err = run(*args)
-        assert code == 2 and out == "" and "base must name it" in err
+        assert code == 2 and out == "" and "--base (in Python base=) must name it" in err
         code, out, err = run(*args, "--base", packed)
         assert code == (1 if args[0] == "verify" else 3), "a report with every tensor, or an error"
         assert "packed.safetensors" in out + err and "'base.safetensors'" in out + err and bool(out) != bool(err)

@@ -24,7 +24,7 @@ class File:
     native: bool
     sha256: str | None  # of the file it was compressed from
     metadata: dict[str, str]
-    base: str | None = None  # the name of the checkpoint that its deltas are to
+    base: str | None = None  # the name of the checkpoint that its deltas are to; None where it holds none
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,8 @@ def info(
         for name, container in containers.items():
             sha256 = container.source.sha256 if container.source else None
             size = tree.path(name).stat().st_size
-            made_with = container.made_with.name if container.made_with else None
+            deltas = any(tensor.needs_base for tensor in container.values())
+            made_with = container.made_with.name if container.made_with and deltas else None
             files.append(File(name, size, container.native, sha256, container.metadata, made_with))
             for key, tensor in container.items():
                 reason = "encoded" if tensor.codec else "plain"

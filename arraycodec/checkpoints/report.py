@@ -9,6 +9,7 @@ from typing import Any
 
 from arraycodec import registry
 from arraycodec.base import Codec, Then
+from arraycodec.codecs.tied import Tied
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,16 @@ class Report:
         return tuple(row for row in self.rows if row.codec is not None)
 
     @property
+    def kinds(self) -> dict[str, int]:
+        """How many of the encoded tensors each scheme encodes; ties and deltas are kinds of their own."""
+        return dict(Counter(codec_label(row.codec) or "" for row in self.encoded))
+
+    @property
+    def reads_base(self) -> bool:
+        """Whether a tensor is the difference to one of the base, which is needed again then."""
+        return any(is_delta(row.codec) for row in self.rows)
+
+    @property
     def elements(self) -> int:
         """The number of weights of all tensors."""
         return sum(math.prod(row.shape) for row in self.rows)
@@ -89,6 +100,8 @@ class Report:
             "dry_run": self.dry_run,
             "tensors_encoded": len(self.encoded),
             "tensors_plain": len(self.rows) - len(self.encoded),
+            "schemes": self.kinds,
+            "reads_base": self.reads_base,
             "elements": self.elements,
             "bytes_before": self.before,
             "bytes_after": self.after,
@@ -103,6 +116,16 @@ def total(sizes: list[int | None]) -> int | None:
     """The sum, unless one of the sizes is not known."""
     known = [size for size in sizes if size is not None]
     return sum(known) if len(known) == len(sizes) else None
+
+
+def is_delta(codec: Codec | None) -> bool:
+    """Whether the codec takes an array of another checkpoint.
+
+    >>> from arraycodec import Delta, Tied
+    >>> is_delta(Delta()), is_delta(Tied("embed.weight"))
+    (True, False)
+    """
+    return codec is not None and "base" in codec.inputs and not isinstance(codec, Tied)
 
 
 def codec_label(codec: Codec | None) -> str | None:

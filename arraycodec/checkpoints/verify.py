@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from arraycodec.checkpoints.pipeline import MIN_BUDGET, Done, Progress, ordered,
 from arraycodec.checkpoints.report import codec_label
 from arraycodec.checkpoints.tree import Tree, located, opened, scan, tensors
 from arraycodec.containers.reader import Container, LazyTensor
-from arraycodec.errors import FormatError
+from arraycodec.errors import ArgumentError, FormatError
 
 Files = AbstractContextManager[dict[str, Container]]
 
@@ -55,6 +55,7 @@ class Verification:
     rows: tuple[Check, ...]
     problems: tuple[str, ...]
     unchecked: tuple[str, ...]  # files without checksums: only their structure could be checked
+    uncompared: tuple[str, ...] = ()  # tensors that only a base could give: their hashes were compared with nothing
     rebuilt: tuple[str, ...] = ()  # files that were made again in memory, and have the sha256 of the original
 
     @property
@@ -77,6 +78,7 @@ class Verification:
             "problems": list(self.problems),
             "files_without_checksums": list(self.unchecked),
             "files_rebuilt": list(self.rebuilt),
+            "tensors_without_base": list(self.uncompared),
             "tensors": [row.to_json() for row in self.rows],
         }
 
@@ -95,7 +97,9 @@ def verify(
              Where all of a container is lossless, the whole file is made again in memory, and its sha256 must be that
              of the original too; else plain and losslessly coded tensors must equal the original's bit for bit, and for
              lossy ones the error is reported.
-    base     the checkpoint that deltas are to; needed to compare them.
+    base     the checkpoint that deltas are to; needed to compare them. Without an original deltas, and what is tied to
+             them, are decoded with it, so that a base which is not that of the hashes is found. Without either only
+             their stored bytes are checked.
 
     A header that makes no sense raises CorruptError: then there are no tensors to report on.
 
@@ -106,13 +110,19 @@ def verify(
     with _opened(tree, original, base) as files, using(jobs) as threads:
         unchecked = tuple(name for name, container in files.items() if not container.native)
         mine = tensors(files)
-        cost = {name: tensor.nbytes for name, (_, tensor) in mine.items()}
+        lacking = _reading_base(mine)
+        decoded = lacking if base is not None and original is None else set()
+        cost = {name: tensor.nbytes + (name in decoded) * 2 * tensor.spec.nbytes for name, (_, tensor) in mine.items()}
         hashed = 0 if original is None else sum(original.path(name).stat().st_size for name in original.weights)
         more = 0 if original is None else sum(tensor.spec.nbytes for _, tensor in mine.values())
         done = Done(sum(cost.values()) + more + hashed, progress)
         budget = max([MIN_BUDGET, *cost.values()])
         rows = {}
-        for name, check in ordered(lambda name: _check(*mine[name]), [*mine], cost.__getitem__, threads, budget):
+
+        def work(name: str) -> Check:
+            return _check(*mine[name], name in decoded)
+
+        for name, check in ordered(work, [*mine], cost.__getitem__, threads, budget):
             rows[name] = check
             done.add(cost[name], name)
         problems: list[str] = []
@@ -134,18 +144,36 @@ def verify(
                 left = {label: found for label, found in mine.items() if rows[label].difference is None}
                 problems += _compare(left, tensors(theirs), rows, threads, done)
     where = None if original is None else str(original.where)
-    return Verification(str(tree.where), where, tuple(rows.values()), tuple(problems), unchecked, tuple(rebuilt))
+    uncompared = tuple(name for name in rows if name in lacking and base is None)
+    return Verification(
+        str(tree.where), where, tuple(rows.values()), tuple(problems), unchecked, uncompared, tuple(rebuilt)
+    )
 
 
 def _opened(tree: Tree, original: Tree | None, base: str | os.PathLike[str] | None) -> Files:
-    """The files; without an original nothing is decoded, so that no base is missed."""
-    return opened(tree) if original is None else opened_with(tree, base)
+    """The files; with neither an original nor a base nothing is decoded, so that no base is missed."""
+    return opened(tree) if original is None and base is None else opened_with(tree, base)
 
 
-def _check(file: str, tensor: LazyTensor) -> Check:
+def _reading_base(mine: dict[str, tuple[str, LazyTensor]]) -> set[str]:
+    """The names of tensors that take a base; a tie to what is not there is found later."""
+    found = set()
+    for name, (_, tensor) in mine.items():
+        with suppress(FormatError):
+            if tensor.reads_base:
+                found.add(name)
+    return found
+
+
+def _check(file: str, tensor: LazyTensor, decoded: bool) -> Check:
+    """Check the stored bytes; `decoded`: decode too, which compares the base with its hash."""
     try:
-        return Check(file, tensor.name, tensor.codec, tensor.verify(), None)
-    except FormatError as error:
+        nbytes = tensor.verify()
+        if decoded:
+            with located(Path(tensor.path), tensor.name):
+                tensor.decode()
+        return Check(file, tensor.name, tensor.codec, nbytes, None)
+    except (FormatError, ArgumentError) as error:
         return Check(file, tensor.name, None, 0, str(error))
 
 

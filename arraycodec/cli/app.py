@@ -63,7 +63,13 @@ def compress(
     src: Source,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="DST", help="Default: SRC.nf4.safetensors, for a folder SRC-nf4."),
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="DST",
+            help="Default: SRC.X.safetensors, for a folder SRC-X; X is the scheme, with a mode lossless, "
+            "lossless-storage or lossless-inference, with a base delta.",
+        ),
     ] = None,
     scheme: Annotated[
         str | None,
@@ -126,7 +132,12 @@ def decompress(
     src: Source,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="DST", help="Default: SRC.decompressed.safetensors, SRC-decompressed."),
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="DST",
+            help="Default: SRC.decompressed.safetensors, for a folder SRC-decompressed, without the X of compress.",
+        ),
     ] = None,
     base: Base = None,
     jobs: Jobs = None,

@@ -38,7 +38,7 @@ def compressed(report: Report, every: bool = False) -> None:
         out.print(cell("dry run: nothing was written", "bold yellow"))
     else:
         told = f"check it:  arraycodec verify {report.dst} --against {report.src}"
-        out.print(cell(told + (f" --base {report.base}" if report.base else ""), "dim"), soft_wrap=True)
+        out.print(cell(told + (f" --base {report.base}" if report.reads_base else ""), "dim"), soft_wrap=True)
 
 
 def _labelled(row: Row | Check | Floor) -> str:
@@ -57,8 +57,13 @@ def _summary(report: Report) -> None:
     out.print(cell(f"{size(report.before)} → {size(report.after)}{smaller}", "bold green"), end="")
     bits = f"  {8 * report.after / report.elements:.2f} bits per weight," if report.after and report.elements else ""
     files = f", {len(report.files)} files" if len(report.files) > 1 else ""
-    told = f"{bits} {len(report.encoded)} of {len(report.rows)} tensors encoded with {report.scheme}{files}"
-    out.print(cell(told), soft_wrap=True)
+    kinds = report.kinds
+    told = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
+    how = f" with {next(iter(kinds))}" if len(kinds) == 1 else f": {told}" if kinds else ""
+    out.print(cell(f"{bits} {len(report.encoded)} of {len(report.rows)} tensors encoded{how}{files}"), soft_wrap=True)
+    if report.base and not report.reads_base:
+        told = f"note: no tensor is stored as a difference to {report.base}: it is not needed to decompress"
+        out.print(cell(told, "yellow"), soft_wrap=True)
 
 
 def decompressed(report: Report) -> None:
@@ -117,6 +122,7 @@ def floors(found: Info, every: bool = False) -> None:
         out.print(cell(found.path, "bold"), cell(f"  bits per weight (of the decoded bytes): {told}"), soft_wrap=True)
 
 
+PROBLEMS = 10  # that `verify` prints unless asked for every tensor
 MEANS = (*CONTEXTS, "lowest", "stored", "gap")
 
 
@@ -148,8 +154,18 @@ def verified(found: Verification, seconds: float, every: bool = False) -> None:
         for file in found.rebuilt:
             out.print(cell(f"{file} decompresses to the original file: its sha256 is the same"), soft_wrap=True)
     told = [_told(row) for row in found.rows if row.problem]
-    for problem in dict.fromkeys([*found.problems, *told]):  # what kept a whole file from being made again is in both
+    own = [problem for problem in found.problems if not any(problem in line for line in told)]
+    problems = [*own, *told]  # what kept a whole file from being made again is in both
+    count = len(problems) if every else PROBLEMS
+    for problem in problems[:count]:
         out.print(cell("bad  ", "bold red"), cell(problem), sep="", soft_wrap=True)
+    if left := problems[count:]:
+        out.print(cell(f"bad  {len(left)} more; --tensors and --json list all", "bold red"), soft_wrap=True)
+    if found.uncompared:
+        more = f" and {len(found.uncompared) - 3} more" if len(found.uncompared) > 3 else ""
+        names = ", ".join(map(shown, found.uncompared[:3])) + more
+        told = "differences to a base, or tied to one; without --base only their stored bytes were checked"
+        out.print(cell(f"note: {told}: {names}", "yellow"), soft_wrap=True)
     for file in found.unchecked:
         out.print(cell(f"note: {file} has no checksums, only its structure could be checked", "yellow"), soft_wrap=True)
     speed = f", {found.nbytes / seconds / 1e9:.2f} GB/s" if found.against is None and found.nbytes else ""

@@ -36,9 +36,9 @@ PLANES = {"plan": "uint32", "tables": "uint8", "index": "uint16", "streams": "ui
 class Lossless(Codec):
     """Lossless coding of weights: the skewed bits of every word entropy coded, the others raw.
 
-    mode   "balanced": Huffman codes, chosen by exact cost; "storage": tabled ANS, the smallest from some 100,000 elements
-           on, at about half the speed; "inference": a window of 16 exponents at 4 bits each and no entropy coder, decoded
-           fastest.
+    mode   "balanced": Huffman codes, chosen by exact cost; "storage": tabled ANS, smallest from some 100,000 elements
+           on, at about half the speed; "inference": a window of 16 exponents at 4 bits each and no entropy coder,
+           decoded fastest.
     field  the bits that are coded: None, by exact cost; of floats "E" (the exponent; decodes fastest), "EM1" to "EM3"
            (with so many bits of the mantissa), "SE", "SEM1", "SEM2" (with the sign); of integers "B1" to "B8" (so many
            of the highest bits).

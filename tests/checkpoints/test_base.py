@@ -85,7 +85,10 @@ def test_another_base_is_refused_by_its_hash_and_both_are_named(pair, tmp_path, 
         lambda: ac.diff(src, tmp_path / "p.safetensors"),
         lambda: ac.info(tmp_path / "p.safetensors", floor=True),
     ):
-        with pytest.raises(ac.ArgumentError, match=r"differences to a base \('base\.safetensors'\): base must name it"):
+        with pytest.raises(
+            ac.ArgumentError,
+            match=r"differences to a base \('base\.safetensors'\): --base \(in Python base=\) must name it",
+        ):
             run()
     other = write(tmp_path / "other.safetensors", {"x": normal(3)})
     with pytest.raises(ac.ArgumentError, match="must have a tensor of this name"):
