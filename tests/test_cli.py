@@ -130,6 +130,49 @@ def test_differences_to_a_base(src, packed, tmp_path):
     assert run("compress", src, "--base", tmp_path / "nowhere.safetensors", "-f")[0] == 5
 
 
+def test_a_base_that_helps_no_tensor_is_not_asked_for(src, tmp_path):
+    base = write(tmp_path / "base.safetensors", {"other": np.ones((64, 64), np.float32)})
+    code, out, _ = run("compress", src, "--base", base)
+    dst = tmp_path / "model.delta.safetensors"
+    assert code == 0 and " with lossless" in out and f"no tensor is stored as a difference to {base}" in out
+    assert "--base" not in out and "differences" not in run("info", dst)[1]
+    assert run("decompress", dst, "-o", tmp_path / "b.safetensors")[0] == 0
+
+
+def test_what_takes_a_base_is_compared_with_it(tmp_path):
+    x = model()["embed.weight"]
+    y = x.copy()
+    y[0, :9] += 1
+    base = write(tmp_path / "base.safetensors", {"a": x, "b": x})
+    wrong = write(tmp_path / "wrong.safetensors", {"a": -x, "b": x})
+    empty = write(tmp_path / "empty.safetensors", {"c": x})
+    src = write_folder(tmp_path / "m", {"1.safetensors": {"a": y}, "2.safetensors": {"b": y, "c": x}})
+    code, out, _ = run("compress", src, "--base", base)
+    assert code == 0 and "3 of 3 tensors encoded losslessly: 1 delta, 1 tied, 1 lossless, 2 files" in out
+    for path, names in ((tmp_path / "m-delta", ["a", "b"]), (tmp_path / "m-delta" / "2.safetensors", ["b"])):
+        code, out, _ = run("verify", path)
+        told = ", ".join(map(repr, names))
+        assert code == 0 and f"without --base only their stored bytes were checked: {told}\n" in out
+        assert json.loads(run("verify", path, "--json")[1])["tensors_without_base"] == names
+        code, out, _ = run("verify", path, "--base", base)
+        assert code == 0 and "note" not in out
+        for other in (wrong, empty):
+            code, out, _ = run("verify", path, "--base", other)
+            assert code == 1 and out.count("bad  ") == len(names) and "'a'" in out
+
+
+def test_a_wholly_different_original_is_told_in_a_few_lines(tmp_path):
+    x = model()["embed.weight"]
+    src = write(tmp_path / "a.safetensors", {f"x{i}": x + i for i in range(20)})
+    other = write(tmp_path / "b.safetensors", {f"x{i}": x - i - 1 for i in range(20)})
+    assert run("compress", src, "-m", "balanced", "-q")[0] == 0
+    args = ("verify", tmp_path / "a.lossless.safetensors", "--against", other)
+    code, out, _ = run(*args)
+    assert code == 1 and out.count("bad  ") == 11 and "bad  11 more; --tensors and --json list all" in out
+    code, out, _ = run(*args, "--tensors")
+    assert code == 1 and out.count("bad  ") == 21 and "bad  tensor 'x19': differs from the original" in out
+
+
 def test_a_dry_run_writes_nothing(src, tmp_path):
     before = listing(tmp_path)
     code, out, _ = run("compress", src, "--dry-run")

@@ -1,5 +1,6 @@
 """The command line on a terminal and off it: help, colours, the progress bar, encodings, and what is imported."""
 
+import io
 import os
 import subprocess
 import sys
@@ -8,8 +9,12 @@ import pytest
 
 pytest.importorskip("typer")
 
+from rich.console import Console
+
 import arraycodec as ac
-from arraycodec.cli import render
+from arraycodec import registry
+from arraycodec.checkpoints.inventory import inventory
+from arraycodec.cli import render, views
 from arraycodec.cli.reference import markdown
 from tests.checkpoints.support import model, write
 from tests.test_cli import COMMANDS, ROOT, process, run
@@ -112,6 +117,54 @@ def test_what_is_imported(src, packed, args, banned):
     imported = {line.rpartition("|")[2].strip().partition(".")[0] for line in done.stderr.splitlines()}
     assert "typer" in imported
     assert not imported & set(banned)
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def lines(rows, file, width):
+    rows.show(Console(file=file, width=width, color_system=None))
+    return file.getvalue().splitlines()
+
+
+@pytest.mark.parametrize("width", [30, 60, 80, 100, 120, 160])
+def test_no_figure_is_cut(width):
+    rows = render.table("~tensor", "?dtype", "?shape", ">order0", "?>lowest", ">gap", "|reason", title="Title")
+    names = [f"model.layers.{i}.self_attn.{part}_proj.weight" for i in (0, 11) for part in "qk"]
+    for i, name in enumerate(names):
+        figures = (f"{i}23456.789", f"{i}3456.7891", f"{i}9876.543")
+        rows.add_row(
+            *map(render.cell, (name, "bfloat16", "4096 × 11008", *figures, "not in the base, so it is lossless"))
+        )
+    shown = lines(rows, Terminal(), width)
+    text = "\n".join(shown)
+    for i, name in enumerate(names):
+        row = next(line for line in shown if f"{i}23456.789" in line)
+        assert f"{i}9876.543" in row, "what does not fit is the terminal's to fold"
+        cut = row.split()[0]
+        assert cut == name if width == 160 else (name.endswith(cut.partition("…")[2]) and "…" in cut)
+        assert width < 60 or f"{i}3456.7891" in row or "too narrow for: dtype, shape, lowest" in text
+    assert width < 60 or max(map(len, shown)) <= width
+    assert ("too narrow" in text) == (width < 120) and ("bfloat16" in text) == (width >= 120)
+    piped = lines(rows, io.StringIO(), width)
+    assert all(
+        all(part in line for part in (name, "bfloat16", "lossless"))
+        for name, line in zip(names, piped[-5:-1], strict=True)
+    )
+
+
+def test_schemes_are_whole_on_a_narrow_terminal(monkeypatch):
+    terminal = Terminal()
+    monkeypatch.setattr(views, "console", lambda: Console(file=terminal, width=80, color_system=None))
+    views.inventory(inventory())
+    shown = terminal.getvalue().splitlines()
+    for name in registry.SCHEMES:
+        row = next(line for line in shown if line.split()[:1] == [name])
+        assert row.split()[1] == "data-dependent" or float(row.split()[1]) > 3
+        assert row.split()[2] in ("floats", "any")
+    assert max(map(len, shown)) <= 80 or "installed" in terminal.getvalue()
 
 
 def test_figures_for_people():

@@ -87,7 +87,9 @@ def opened_with(tree: Tree, base: Path_ | None) -> Iterator[dict[str, Container]
         for container in files.values():
             if found is None and any(tensor.needs_base for tensor in container.values()):
                 made = f" ({shown(container.made_with.name)})" if container.made_with else ""
-                raise ArgumentError(f"{container.path}: holds differences to a base{made}: --base (in Python base=) must name it")
+                raise ArgumentError(
+                    f"{container.path}: holds differences to a base{made}: --base (in Python base=) must name it"
+                )
         yield files
 
 

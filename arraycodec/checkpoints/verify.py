@@ -55,8 +55,8 @@ class Verification:
     rows: tuple[Check, ...]
     problems: tuple[str, ...]
     unchecked: tuple[str, ...]  # files without checksums: only their structure could be checked
-    uncompared: tuple[str, ...] = ()  # tensors that only a base could give: their hashes were compared with nothing
     rebuilt: tuple[str, ...] = ()  # files that were made again in memory, and have the sha256 of the original
+    uncompared: tuple[str, ...] = ()  # tensors that only a base could give: their hashes were compared with nothing
 
     @property
     def ok(self) -> bool:
@@ -146,7 +146,7 @@ def verify(
     where = None if original is None else str(original.where)
     uncompared = tuple(name for name in rows if name in lacking and base is None)
     return Verification(
-        str(tree.where), where, tuple(rows.values()), tuple(problems), unchecked, uncompared, tuple(rebuilt)
+        str(tree.where), where, tuple(rows.values()), tuple(problems), unchecked, tuple(rebuilt), uncompared
     )
 
 

@@ -20,8 +20,9 @@ LEAST = 8  # that one has at last
 class Rows:
     """The cells of a table, laid out once the width is known.
 
-    columns  their titles, each after marks: `>` is set flush right, `|` is wrapped, `~` holds names, which are shortened
-             with an ellipsis, and `?` may be left out. All others are shown whole, however narrow the terminal is.
+    columns  their titles, each after marks: `>` is set flush right, `|` is wrapped, `~` holds names, which are
+             shortened with an ellipsis, and `?` may be left out. All others are shown whole, however narrow the
+             terminal is.
     """
 
     columns: tuple[str, ...]
@@ -38,10 +39,10 @@ class Rows:
 
         shown, widths = self._fitted(out.width if out.file.isatty() else sys.maxsize)
         before = out.width
-        out.width = max(before, _needed([widths[i] for i in shown]))  # what does not fit is the terminal's to fold
+        out.width = max(before, self._needed(shown, widths))  # what does not fit is the terminal's to fold
         out.print(self._made(shown, widths))
         out.width = before
-        if left := [_name(self.columns[i]) for i in range(len(self.columns)) if i not in shown]:
+        if left := dict.fromkeys(_name(self.columns[i]) for i in range(len(self.columns)) if i not in shown):
             out.print(Text(f"too narrow for: {', '.join(left)}", style="dim"), soft_wrap=True)
 
     def _natural(self) -> list[int]:
@@ -56,20 +57,27 @@ class Rows:
 
     def _fitted(self, width: int) -> tuple[list[int], list[int]]:
         """The indexes of the columns to show, and how wide every column is."""
-        natural, shown = self._natural(), [*range(len(self.columns))]
+        shown = [*range(len(self.columns))]
         spare = [i for i in shown if SPARE in _marks(self.columns[i])]
-        while True:
-            for least in (WIDTH,) if spare else (WIDTH, LEAST):
-                widths = list(natural)
-                for mark in (WRAPS, NAME):
-                    for i in (i for i in shown if mark in _marks(self.columns[i])):
-                        excess = max(0, _needed([widths[k] for k in shown]) - width)
-                        widths[i] = max(min(least, widths[i]), widths[i] - excess)
-                if _needed([widths[i] for i in shown]) <= width:
-                    return shown, widths
+        while self._needed(shown, widths := self._narrowed(shown, width, WIDTH)) > width:
             if not spare:
-                return shown, widths
+                return shown, self._narrowed(shown, width, LEAST)
             shown.remove(spare.pop(0))
+        return shown, widths
+
+    def _narrowed(self, shown: Sequence[int], width: int, least: int) -> list[int]:
+        """The columns' widths, of wrapped texts and then of names only what is left to them, but `least`."""
+        widths = self._natural()
+        for mark in (WRAPS, NAME):
+            for i in (i for i in shown if mark in _marks(self.columns[i])):
+                excess = max(0, self._needed(shown, widths) - width)
+                widths[i] = max(min(least, widths[i]), widths[i] - excess)
+        return widths
+
+    @staticmethod
+    def _needed(shown: Sequence[int], widths: Sequence[int]) -> int:
+        """The width of the table: a space at either side, three spaces between columns."""
+        return sum(widths[i] for i in shown) + 3 * (len(shown) - 1) + 2
 
     def _made(self, shown: Sequence[int], widths: Sequence[int]) -> Table:
         from rich import box
@@ -96,11 +104,6 @@ def _marks(column: str) -> str:
 
 def _name(column: str) -> str:
     return column.lstrip(RIGHT + WRAPS + NAME + SPARE)
-
-
-def _needed(widths: Sequence[int]) -> int:
-    """The width of a table of such columns: a space and a line's end at its sides, three spaces between columns."""
-    return sum(widths) + 3 * (len(widths) - 1) + 2
 
 
 def _shortened(text: Text, width: int) -> Text:

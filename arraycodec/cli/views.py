@@ -55,11 +55,12 @@ def _summary(report: Report) -> None:
     out.print(cell(f"{report.src} → {report.dst}", "bold"), soft_wrap=True)
     smaller = f"   {report.ratio:.2f}× smaller" if report.ratio else ""
     out.print(cell(f"{size(report.before)} → {size(report.after)}{smaller}", "bold green"), end="")
-    bits = f"  {8 * report.after / report.elements:.2f} bits per weight," if report.after and report.elements else ""
+    bits = f"  {8 * report.after / report.elements:.2f} bits per weight," if report.after and report.elements else " "
     files = f", {len(report.files)} files" if len(report.files) > 1 else ""
     kinds = report.kinds
     told = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
-    how = f" with {next(iter(kinds))}" if len(kinds) == 1 else f": {told}" if kinds else ""
+    without = " losslessly" if all(row.codec.lossless for row in report.encoded if row.codec) else ""
+    how = f" with {next(iter(kinds))}" if len(kinds) == 1 else f"{without}: {told}" if kinds else ""
     out.print(cell(f"{bits} {len(report.encoded)} of {len(report.rows)} tensors encoded{how}{files}"), soft_wrap=True)
     if report.base and not report.reads_base:
         told = f"note: no tensor is stored as a difference to {report.base}: it is not needed to decompress"

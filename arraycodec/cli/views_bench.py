@@ -17,8 +17,8 @@ OWN = ("arraycodec", "numpy", "numba")  # the packages that take part where no o
 def bench(found: Bench) -> None:
     """Speed, loss, the peers, and the machine."""
     out = console()
-    rows = table("scheme", "dtype", ">threads", ">encode", ">ns/elem", ">× copy", ">decode", ">ns/elem", ">× copy",
-                 ">decode, allocating", ">copy", title=f"Speed of the NumPy reference on {found.arrays}")  # fmt: skip
+    rows = table("scheme", "dtype", "?>threads", ">encode", "?>ns/elem", ">× copy", ">decode", "?>ns/elem", ">× copy",
+                 "?>decode, allocating", "?>copy", title=f"Speed of the NumPy reference on {found.arrays}")  # fmt: skip
     for case in found.cases:
 
         def per(seconds: float, n: int = case.elements) -> str:
@@ -32,7 +32,9 @@ def bench(found: Bench) -> None:
         )  # fmt: skip
     rows.show(out)
     out.print(cell("encode allocates its planes; decode writes into warm memory (out=); copy is numpy.copyto", "dim"))
-    rows = table("scheme", "dtype", ">bits/weight", ">SNR", ">mean abs error", ">max", ">working memory", title="Loss")
+    rows = table(
+        "scheme", "dtype", ">bits/weight", ">SNR", "?>mean abs error", ">max", "?>working memory", title="Loss"
+    )
     for row in found.quality:
         working = "" if row.working_bytes is None else size(row.working_bytes)
         rows.add_row(cell(row.scheme, "green"), cell(row.dtype), cell(f"{row.bits_per_element:.3f}"),
@@ -40,7 +42,7 @@ def bench(found: Bench) -> None:
                      cell(working))  # fmt: skip
     rows.show(out)
     if found.peers:
-        rows = table("with", "format", "scheme", ">encode", ">ns/elem", ">× NumPy array", ">decode", ">ns/elem",
+        rows = table("with", "format", "scheme", ">encode", "?>ns/elem", ">× NumPy array", ">decode", "?>ns/elem",
                      ">× NumPy array", ">not our bits", title="The same elsewhere (float32, allocating)")  # fmt: skip
         for peer in found.peers:
             rows.add_row(
@@ -60,8 +62,8 @@ def bench(found: Bench) -> None:
 def lossless(found: LosslessBench) -> None:
     """Size and speed of every mode and peer, and the machine."""
     out = console()
-    rows = table("lossless", "setting", ">ratio", ">size", ">threads", ">encode", ">decode", ">decode, out=",
-                 ">peak, encode", ">peak, decode", title=f"Lossless, MB/s of the whole of {found.file}")  # fmt: skip
+    rows = table("lossless", "~setting", ">ratio", "?>size", ">threads", ">encode", ">decode", "?>decode, out=",
+                 "?>peak, encode", "?>peak, decode", title=f"Lossless, MB/s of the whole of {found.file}")  # fmt: skip
     for row in found.contenders:
         for index, speed in enumerate(row.speeds):
             into = "" if speed.decode_into is None else f"{row.raw / speed.decode_into / 1e6:,.0f}"
