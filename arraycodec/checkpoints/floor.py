@@ -24,11 +24,11 @@ import numpy as np
 from arraycodec.checkpoints.decompress import opened_with
 from arraycodec.checkpoints.pipeline import MIN_BUDGET, Done, Progress, ordered, using
 from arraycodec.checkpoints.tree import located, scan, tensors
+from arraycodec.primitives.entropy.candidates import FLOAT_BITS
 from arraycodec.primitives.jit import inlined, kernel
 from arraycodec.primitives.memory import bits
 from arraycodec.spec import ArraySpec
 
-MANTISSA = {"float64": 52, "float32": 23, "bfloat16": 7, "float16": 10}  # bits, of dtypes of more than a byte
 ENOUGH = 4  # elements for each symbol of a context
 COLUMNS = 64  # that are counted at once
 CONTEXTS = ("order0", "row", "column", "previous")
@@ -130,8 +130,8 @@ def fields(dtype: np.dtype[Any]) -> list[tuple[int, int]]:
     """
     top = 8 * dtype.itemsize
     found = []
-    if dtype.name in MANTISSA:
-        low = MANTISSA[dtype.name] - 1
+    if dtype.name in FLOAT_BITS and dtype.itemsize > 1:
+        low = FLOAT_BITS[dtype.name][1] - 1
         found, top = [(low, top - low)], low
     while top:
         low = max(top - 8, 0)

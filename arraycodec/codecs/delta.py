@@ -24,7 +24,6 @@ from arraycodec.primitives.entropy.difference_plan import (
     CODED,
     EQUAL,
     RAW,
-    SLACK,
     WORDS,
     DifferencePlan,
     Model,
@@ -38,6 +37,7 @@ from arraycodec.primitives.entropy.differences import (
     kind_of,
     meaning_of,
 )
+from arraycodec.primitives.entropy.plan import SLACK
 from arraycodec.primitives.memory import bits, empty, writable_bits
 from arraycodec.primitives.threads import split
 from arraycodec.spec import DTYPES, ArraySpec, spec_of

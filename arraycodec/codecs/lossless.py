@@ -19,11 +19,12 @@ import numpy as np
 
 from arraycodec.base import Codec, Fetch, Given, Planes
 from arraycodec.errors import ArgumentError
-from arraycodec.primitives.entropy.choice import choose
+from arraycodec.primitives.entropy.candidates import FLOAT_BITS
+from arraycodec.primitives.entropy.choice import choose, plain
 from arraycodec.primitives.entropy.decoding import decode, decode_part
 from arraycodec.primitives.entropy.encoding import encode
 from arraycodec.primitives.entropy.layout import SMALL, Layout, layout_of
-from arraycodec.primitives.entropy.plan import NONE, WORDS, Choice, Plan
+from arraycodec.primitives.entropy.plan import WORDS
 from arraycodec.primitives.memory import bits, empty, writable_bits
 from arraycodec.spec import DTYPES, ArraySpec, spec_of
 
@@ -72,8 +73,7 @@ class Lossless(Codec):
 
     def supports(self, spec: ArraySpec) -> None:
         super().supports(spec)
-        floats = "float" in spec.dtype and spec.dtype != "float8_e8m0fnu"
-        if self.field is not None and floats == self.field.startswith("B"):
+        if self.field is not None and (spec.dtype in FLOAT_BITS) == self.field.startswith("B"):
             kind = "floats have 'E', 'EM1', ... ; others 'B1' to 'B8'"
             raise ArgumentError(f"{self}: field must be one of {spec.dtype}: {kind}")
 
@@ -123,13 +123,6 @@ def _planes(dtype: str) -> dict[str, ArraySpec]:
     """The contract, which depends on the dtype alone."""
     planes = {name: ArraySpec((None,), plane) for name, plane in PLANES.items()}
     return planes | {"plan": ArraySpec((WORDS,), "uint32"), "words": ArraySpec((None,), dtype)}
-
-
-def plain(words: np.ndarray) -> Choice:
-    """Every word as it is."""
-    none = np.zeros(0, np.uint8)
-    plan = Plan(NONE, rest=8 * words.itemsize, stream=4096, unit=4096) if words.size else Plan()
-    return Choice(plan, np.zeros((0, 0), np.uint16), none, none, words[:0])
 
 
 def _layout(planes: Planes, spec: ArraySpec) -> Layout:

@@ -21,10 +21,10 @@ from arraycodec.primitives.entropy.difference_plan import (
     CURVE,
     MAX_CURVES,
     MAX_TABLES,
-    STATE_BITS,
     DifferencePlan,
 )
 from arraycodec.primitives.entropy.differences import kind_of
+from arraycodec.primitives.entropy.plan import ANS_BITS
 from arraycodec.spec import ArraySpec
 from arraycodec_jax.data_dependent import (
     check,
@@ -171,7 +171,7 @@ def model_of(plan: DifferencePlan, plane: jax.Array, units: Any, known: Differen
     most_tables = known.tables if known else MAX_TABLES
     most_curves = known.curves if known else MAX_CURVES
     numbers, first = frequencies(plane, plan.tables, plan.symbols, most_tables)
-    bits = plan.bits if isinstance(plan.bits, int) else STATE_BITS[-1]
+    bits = plan.bits if isinstance(plan.bits, int) else ANS_BITS[-1]
     tables = tables_of(lambda frequency: ans_table(frequency, plan.bits, bits), numbers, plan.tables)
     entry = first + 4 * jnp.arange(most_curves * CURVE, dtype=jnp.uint32)
     curves = sum((at(plane, entry + k).astype(jnp.uint32) << 8 * k for k in range(4)), jnp.uint32(0))

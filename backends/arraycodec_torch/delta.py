@@ -15,8 +15,9 @@ from arraycodec.base import Given, Planes
 from arraycodec.codecs.delta import Delta
 from arraycodec.errors import CorruptError, UnsupportedByBackend
 from arraycodec.primitives.entropy import difference_plan
-from arraycodec.primitives.entropy.difference_plan import EQUAL, RAW, SLACK, DifferencePlan, Model
+from arraycodec.primitives.entropy.difference_plan import EQUAL, RAW, DifferencePlan, Model
 from arraycodec.primitives.entropy.differences import Kind, kind_of, meaning_of
+from arraycodec.primitives.entropy.plan import SLACK
 from arraycodec.spec import ArraySpec
 from arraycodec_torch import arrays
 from arraycodec_torch.scales import LARGE_TILE, TILE

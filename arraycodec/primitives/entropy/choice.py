@@ -17,7 +17,8 @@ from arraycodec.primitives.entropy import histogram, samples
 from arraycodec.primitives.entropy.candidates import FLOAT_BITS, LONE, Bins, Field, candidates, narrowest
 from arraycodec.primitives.entropy.cluster import labelled
 from arraycodec.primitives.entropy.costs import FRACTION, entropies, logarithms
-from arraycodec.primitives.entropy.fitting import GAP, ans_tables, folded, huffman_tables
+from arraycodec.primitives.entropy.fitting import GAP_BITS, ans_tables, folded, huffman_tables
+from arraycodec.primitives.entropy.layout import GAP
 from arraycodec.primitives.entropy.plan import ANS, FEWEST, FLOAT, HUFFMAN, NONE, PALETTE, Choice, Plan
 from arraycodec.primitives.threads import split
 
@@ -61,8 +62,8 @@ def choose(words: np.ndarray, dtype: str, shape: tuple[int, ...], mode: str, fie
     """
     bits = 8 * words.itemsize
     if words.size == 0:
-        return _choice(Plan(), words)
-    found = [(words.size * bits, _choice(Plan(rest=bits, stream=STREAM, unit=STREAM), words))]
+        return plain(words)
+    found = [(words.size * bits, plain(words))]
     if field is None:
         found += _few(words, bits, mode)
     if mode == "inference":
@@ -70,6 +71,12 @@ def choose(words: np.ndarray, dtype: str, shape: tuple[int, ...], mode: str, fie
     elif field is not None or (words.nbytes >= MIN_CODED and len(found) == 1):
         found += _coded(words, dtype, shape, EFFORTS[mode], field)
     return _least(found)[1]
+
+
+def plain(words: np.ndarray) -> Choice:
+    """Every word as it is."""
+    plan = Plan(rest=8 * words.itemsize, stream=STREAM, unit=STREAM) if words.size else Plan()
+    return _choice(plan, words)
 
 
 def _least(found: list[tuple[int, Choice]]) -> tuple[int, Choice]:
@@ -113,7 +120,7 @@ def _window(words: np.ndarray, dtype: str, bits: int) -> tuple[int, Choice]:
     samples.exponents(words, mantissa, 1, words.size, words.size, counts)
     first, inside = map(int, samples.best_window(counts, 1 << WINDOW_BITS))
     rest = mantissa + 1 + WINDOW_BITS
-    cost = words.size * rest + (words.size - inside) * (GAP + bits) + words.size // 65535 * GAP
+    cost = words.size * rest + (words.size - inside) * (GAP_BITS + bits) + words.size // GAP * GAP_BITS
     return cost, _choice(Plan(NONE, FLOAT, rest, first << (mantissa + 1), STREAM, STREAM, sign=mantissa), words)
 
 
@@ -174,13 +181,16 @@ def _best(
     codes, outside = entropies(sums, tuple(field.symbols for field in fields), logarithms())
     rests = [_rest(zeros, field, size, layout) for field in fields]
     costs = [
-        (int(codes[k]) >> FRACTION) + int(outside[k]) * (GAP + word) + rests[k][0] - size // effort.bit * field.rest
+        (int(codes[k]) >> FRACTION)
+        + int(outside[k]) * (GAP_BITS + word)
+        + rests[k][0]
+        - size // effort.bit * field.rest
         for k, field in enumerate(fields)
     ]
     best = costs.index(min(costs))
     field, (rest, dropped) = fields[best], rests[best]
     tables = (huffman_tables if effort.coder == HUFFMAN else ans_tables)(folded(sums, field.symbols), word)
-    cost = tables.bits + int(outside[best]) * (GAP + word) + rest + zeros.size * effort.stream
+    cost = tables.bits + int(outside[best]) * (GAP_BITS + word) + rest + zeros.size * effort.stream
     cost += lows.size * (count - 1).bit_length()
     has_lone = bool((field.symbols == LONE).any())
     plan = Plan(

@@ -11,7 +11,7 @@ from arraycodec.primitives.entropy import ans, huffman
 from arraycodec.primitives.entropy.bitstreams import ans_four, ans_one, huffman_four, huffman_one
 from arraycodec.primitives.entropy.fields import constants, words_of
 from arraycodec.primitives.entropy.layout import Layout, pieces_of
-from arraycodec.primitives.entropy.plan import HUFFMAN
+from arraycodec.primitives.entropy.plan import HUFFMAN, NONE
 from arraycodec.primitives.entropy.rest import load_rest
 from arraycodec.primitives.jit import inlined, kernel
 from arraycodec.primitives.threads import split
@@ -140,7 +140,7 @@ def decode_kernel(
     while at < order.size:
         count = lengths[order[at]]
         together = together_from(order, at, lengths)
-        if tools.coder != 0:
+        if tools.coder != NONE:
             wrong = decode_symbols(order, at, together, count, places, tools, data, bits, symbols, starts, first, out)
             if wrong >= 0:
                 return wrong

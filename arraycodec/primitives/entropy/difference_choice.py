@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from arraycodec.primitives.entropy import ans
+from arraycodec.primitives.entropy.candidates import FLOAT_BITS
 from arraycodec.primitives.entropy.costs import FRACTION, log2, logarithms
 from arraycodec.primitives.entropy.difference_plan import CODED, CURVE, MAX_STREAM, DifferencePlan, Model
 from arraycodec.primitives.entropy.difference_survey import (
@@ -25,10 +26,6 @@ from arraycodec.primitives.entropy.difference_survey import (
 from arraycodec.primitives.entropy.differences import Kind, kind_of, meaning_of
 from arraycodec.primitives.jit import kernel
 
-MANTISSA = {
-    "float32": 23, "bfloat16": 7, "float16": 10,
-    "float8_e4m3fn": 3, "float8_e4m3fnuz": 3, "float8_e5m2": 2, "float8_e5m2fnuz": 2,
-}  # fmt: skip
 UNIT = 512  # elements of a unit where rows are no good units
 ALPHABETS = ((4, 2), (3, 1), (2, 0), (1, 0))
 LARGE = 1 << 18  # elements for which the tables of the largest alphabet weigh nothing
@@ -60,7 +57,7 @@ def choose(words: np.ndarray, base: np.ndarray, dtype: str, shape: tuple[int, ..
     """The way to code `words` beside `base`, flat unsigned integers that are not empty."""
     effort, kind = EFFORTS[mode], kind_of(dtype)
     stream, unit = _geometry(shape, words.size, effort.stream)
-    shift = MANTISSA.get(dtype, int(kind.bits) - 4)
+    shift = FLOAT_BITS[dtype][1] if dtype in FLOAT_BITS else int(kind.bits) - 4
     found = survey(words, base, kind, unit, shift, dtype == "float32")
     groups = _groups(found, effort.labels if found.levels.size >= 16 else 1)
     there = np.bincount(found.levels, minlength=len(groups)) > 0

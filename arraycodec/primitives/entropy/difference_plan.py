@@ -11,16 +11,15 @@ from typing import NamedTuple
 import numpy as np
 
 from arraycodec.errors import CorruptError
+from arraycodec.primitives.entropy.plan import ANS_BITS
 from arraycodec.primitives.entropy.tables import pack_bits, pack_frequencies, unpack_bits, unpack_frequencies
 from arraycodec.spec import DTYPES, ArraySpec
 
 WORDS = 16  # of the plane
 RAW, EQUAL, CODED = range(3)  # coders
 MAX_STREAM = 1 << 13  # elements of a stream: its bytes fit 16 bits with 14 bits of state and 31 raw ones for each
-STATE_BITS = range(9, 15)
 MAX_TABLES, MAX_CURVES = 64, 64
 CURVE = 256  # entries of a curve
-SLACK = 8  # zero bytes after the last stream
 
 
 class DifferencePlan(NamedTuple):
@@ -71,7 +70,7 @@ class DifferencePlan(NamedTuple):
         return [
             (f"streams of 1..{MAX_STREAM} elements", 1 <= self.stream <= MAX_STREAM),
             ("units that divide the streams", 1 <= self.unit <= self.stream and self.stream % self.unit == 0),
-            (f"states of {STATE_BITS[0]}..{STATE_BITS[-1]} bits", self.bits in STATE_BITS),
+            (f"states of {ANS_BITS[0]}..{ANS_BITS[-1]} bits", self.bits in ANS_BITS),
             (f"1..{MAX_TABLES} tables", 1 <= self.tables <= MAX_TABLES),
             (f"symbols for differences of up to {min(n, 8)} bits", self.direct <= min(n, 8)),
             ("at most as many leading bits", self.leading <= self.direct),

@@ -39,16 +39,16 @@ def encoder(choice: Choice, streams: Streams) -> Encoder:
     codes, known = np.zeros((t, 256), np.uint64), np.zeros((t, 256), np.bool_)
     drops, firsts = np.zeros((t, plan.symbols), np.uint32), np.zeros((t, plan.symbols), np.int64)
     states = np.zeros((t, 1 << plan.bits), np.uint16)
+    likely = np.array([_likely(plan, table) for table in choice.tables], np.uint8)
     for table in range(t):
         used = np.flatnonzero(choice.tables[table])
         known[table, used] = True
         if plan.coder == HUFFMAN:
             own = huffman.codes(choice.tables[table])
-            codes[table] = own[_likely(plan, choice.tables[table])] | NO_CODE
+            codes[table] = own[likely[table]] | NO_CODE
             codes[table, used] = own[used]
         else:
             drops[table], firsts[table], states[table] = ans.encoding_tables(choice.tables[table], plan.bits)
-    likely = np.array([_likely(plan, table) for table in choice.tables], np.uint8)
     units = streams.units(max(plan.unit, 1))
     labels = choice.labels if plan.tables > 1 else np.zeros(int(units.sum()), np.uint8)
     return Encoder(

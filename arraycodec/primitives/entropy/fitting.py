@@ -12,7 +12,7 @@ from arraycodec.primitives.entropy.huffman import lengths as huffman_lengths
 from arraycodec.primitives.entropy.plan import MAX_LENGTH
 from arraycodec.primitives.jit import kernel
 
-GAP = 16  # bits of the place of a patch
+GAP_BITS = 16  # bits of the place of a patch
 ANS_INDEX = 12  # bits of a state: with 14 a bf16 weight takes .01 bits less, but tables leave the first-level cache
 FEWER = 3  # an ANS symbol that deserves less than FEWER / 4 of a state may be left out
 
@@ -44,10 +44,10 @@ def fold(sums, symbols, counts):
 
 def huffman_tables(counts: np.ndarray, word: int) -> Tables:
     """Huffman tables for counts as `folded` makes them; patches of words of `word` bits are for rare symbols."""
-    first, last, lone, outside = trimmed(counts, GAP + word - MAX_LENGTH)
+    first, last, lone, outside = trimmed(counts, GAP_BITS + word - MAX_LENGTH)
     tables = np.empty((counts.shape[0], last + 1 - first + lone), np.uint16)
     bits, index = all_lengths(counts, first, last, tables)
-    bits = int(bits) + int(outside) * (GAP + word) + tables.shape[0] * 8 * -(-tables.shape[1] // 2)
+    bits = int(bits) + int(outside) * (GAP_BITS + word) + tables.shape[0] * 8 * -(-tables.shape[1] // 2)
     return Tables(bits, int(first), tables, int(index))
 
 
@@ -74,13 +74,13 @@ def all_lengths(counts, first, last, tables):
 def ans_tables(counts: np.ndarray, word: int) -> Tables:
     """The same for ANS."""
     index = ANS_INDEX
-    first, last, lone, outside = map(int, trimmed(counts, GAP + word - index))
+    first, last, lone, outside = map(int, trimmed(counts, GAP_BITS + word - index))
     counts = np.ascontiguousarray(counts[:, [*range(first, last + 1), *([256] if lone else [])]])
     tables, bits = np.zeros(counts.shape, np.uint16), 0
     for row, table in zip(counts, tables, strict=True):
         total = int(row.sum())
         # The state of a rare symbol is taken from the others: patches may be cheaper.
-        rare = (row << (index + 2) < FEWER * total) & (row * (GAP + word - index) < (3 * total >> (index + 1)) + 8)
+        rare = (row << (index + 2) < FEWER * total) & (row * (GAP_BITS + word - index) < (3 * total >> (index + 1)) + 8)
         kept = np.where(rare, 0, row)
         if not kept.any():
             kept = np.eye(1, row.size, dtype=np.int64)[0]
@@ -88,7 +88,7 @@ def ans_tables(counts: np.ndarray, word: int) -> Tables:
         outside += int(row[table == 0].sum())
         code, low = ans_bits(row, table, index, logarithms())
         bits += (int(code) >> FRACTION) + 8 * -(-row.size // 2) + 8 * -(-int(low) // 8)
-    return Tables(bits + outside * (GAP + word), first, tables, index)
+    return Tables(bits + outside * (GAP_BITS + word), first, tables, index)
 
 
 @kernel

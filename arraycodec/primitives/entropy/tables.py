@@ -110,13 +110,10 @@ def read_frequencies(packed, low, frequencies):
     at, total = 0, 0
     for symbol in range(frequencies.size):
         length = int((packed[symbol >> 1] >> (4 * (symbol & 1))) & 15)
-        value = 1 if length else 0
-        for k in range(length - 2, -1, -1):
-            bit = at + k
-            value += int((low[bit >> 3] >> (bit & 7)) & 1) << k
-        if length > 1:
-            value += (1 << (length - 1)) - 1
-            at += length - 1
+        value = 1 << (length - 1) if length else 0
+        for k in range(length - 1):
+            value += int((low[at >> 3] >> (at & 7)) & 1) << k
+            at += 1
         frequencies[symbol] = value
         total += value
     return total
