@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from arraycodec.api import Error, decode, empty, encode, error
     from arraycodec.base import Codec, Encoded, Then
     from arraycodec.caches import append, kv_cache, tokens
-    from arraycodec.calibration import shared_global_scale
+    from arraycodec.calibration import activation_scales, shared_global_scale
     from arraycodec.casts import cast, uncast
     from arraycodec.checkpoints.compress import compress
     from arraycodec.checkpoints.decompress import decompress
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from arraycodec.codecs.microscaling import Microscaling
     from arraycodec.codecs.minifloat import Minifloat
     from arraycodec.codecs.nvfp4 import NVFP4
+    from arraycodec.codecs.permuted import Permuted
     from arraycodec.codecs.tied import Tied
     from arraycodec.containers.frame import from_bytes, to_bytes
     from arraycodec.containers.reader import load_file, open_file
@@ -47,8 +48,12 @@ if TYPE_CHECKING:
         UnsupportedByBackend,
         VersionError,
     )
+    from arraycodec.formats.checkpoint import open_checkpoint
+    from arraycodec.formats.compressed_tensors.fuse import fuse
+    from arraycodec.formats.compressed_tensors.transforms import rotation_config
     from arraycodec.primitives.threads import get_num_threads, set_num_threads
     from arraycodec.registry import codec
+    from arraycodec.rotations import hadamard, rotate
     from arraycodec.spec import ArraySpec
 
 __version__ = "0.1.0"
@@ -59,20 +64,23 @@ _HOME = {
     "Error": "api", "decode": "api", "empty": "api", "encode": "api", "error": "api",
     "Codec": "base", "Encoded": "base", "Then": "base",
     "append": "caches", "kv_cache": "caches", "tokens": "caches",
-    "shared_global_scale": "calibration",
+    "activation_scales": "calibration", "shared_global_scale": "calibration",
     "cast": "casts", "uncast": "casts",
     "compress": "checkpoints.compress", "decompress": "checkpoints.decompress", "diff": "checkpoints.diff",
     "info": "checkpoints.info", "StreamingLoader": "checkpoints.stream", "verify": "checkpoints.verify",
     "Codebook": "codecs.codebook", "Delta": "codecs.delta", "Linear": "codecs.linear", "LLMInt8": "codecs.llm_int8",
     "Lossless": "codecs.lossless", "Microscaling": "codecs.microscaling", "Minifloat": "codecs.minifloat",
-    "NVFP4": "codecs.nvfp4", "Tied": "codecs.tied",
+    "NVFP4": "codecs.nvfp4", "Permuted": "codecs.permuted", "Tied": "codecs.tied",
     "from_bytes": "containers.frame", "to_bytes": "containers.frame",
     "load_file": "containers.reader", "open_file": "containers.reader", "save_file": "containers.writer",
     "ArgumentError": "errors", "ArrayCodecError": "errors", "CorruptError": "errors", "FormatError": "errors",
     "LimitError": "errors", "NonFiniteError": "errors", "UnknownCodecError": "errors",
     "UnsupportedByBackend": "errors", "VersionError": "errors",
+    "open_checkpoint": "formats.checkpoint",
+    "fuse": "formats.compressed_tensors.fuse", "rotation_config": "formats.compressed_tensors.transforms",
     "get_num_threads": "primitives.threads", "set_num_threads": "primitives.threads",
     "codec": "registry",
+    "hadamard": "rotations", "rotate": "rotations",
     "ArraySpec": "spec",
 }  # fmt: skip
 

@@ -22,12 +22,14 @@ from arraycodec.codecs.lossless import Lossless
 from arraycodec.codecs.microscaling import Microscaling
 from arraycodec.codecs.minifloat import Minifloat
 from arraycodec.codecs.nvfp4 import NVFP4
+from arraycodec.codecs.permuted import Permuted
 from arraycodec.codecs.tied import Tied
 from arraycodec.errors import ArgumentError, FormatError, UnknownCodecError, UnsupportedByBackend, VersionError
 from arraycodec.spec import ArraySpec
 
 CODECS: dict[str, type[Codec]] = {
-    cls.name: cls for cls in (Codebook, Delta, Linear, LLMInt8, Lossless, Minifloat, Microscaling, NVFP4, Tied)
+    cls.name: cls
+    for cls in (Codebook, Delta, Linear, LLMInt8, Lossless, Minifloat, Microscaling, NVFP4, Permuted, Tied)
 }
 
 _NESTED = Codebook("dynamic", block_size=256, offset=True)  # bitsandbytes' statistics of statistics

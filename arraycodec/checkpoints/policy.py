@@ -15,18 +15,11 @@ from functools import cached_property
 from arraycodec import registry
 from arraycodec.base import Codec, Then
 from arraycodec.errors import ArgumentError
+from arraycodec.formats.target import Decision
 from arraycodec.spec import DTYPES, ArraySpec
 
 MIN_BYTES = 4096  # below this a frame's header and checksums weigh too much against what it saves
 FLOATS = ("float32", "bfloat16", "float16")  # what a lossy codec encodes without being asked to
-
-
-@dataclass(frozen=True)
-class Decision:
-    """What becomes of one tensor: its codec (None: it stays plain), and why."""
-
-    codec: Codec | None
-    reason: str
 
 
 @dataclass(frozen=True)

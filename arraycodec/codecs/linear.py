@@ -1,4 +1,4 @@
-"""`Linear`: integers of 2 to 8 bits times a scale per tile, with or without a zero point.
+"""`Linear`: integers of 1 to 8 bits times a scale per tile, with or without a zero point.
 
 The specification is docs/format/linear.md; the kernels below are its pseudo-code and the fast CPU implementation.
 Encoding, in the order in which every backend does it:
@@ -50,7 +50,7 @@ ARITHMETIC = ("float32", "eager")
 class Linear(Codec):
     """Integer quantisation: `x = (q - zero_point) * scale`, with one scale per tile.
 
-    bits        2 to 8.
+    bits        2 to 8; in compressed-tensors' flavour 1 as well.
     symmetric   True: no zero points, and q from -(2^(bits-1) - 1) to 2^(bits-1) - 1. False: all 2^bits integers, with
                 a zero point that lets a tile's range lie anywhere around 0.
     block_size  the tiles that share a scale (see `arraycodec.primitives.grid`): 64 consecutive elements, None the whole
@@ -80,13 +80,15 @@ class Linear(Codec):
     arithmetic: str = "float32"
 
     def __post_init__(self) -> None:
-        if isinstance(self.bits, bool) or not isinstance(self.bits, int) or not 2 <= self.bits <= 8:
-            raise self.fail("bits", "an integer from 2 to 8", self.bits)
+        if isinstance(self.bits, bool) or not isinstance(self.bits, int) or not 1 <= self.bits <= 8:
+            raise self.fail("bits", "an integer from 1 to 8", self.bits)
         if not isinstance(self.symmetric, bool):
             raise self.fail("symmetric", "True or False", self.symmetric)
         check_block_size("linear", self.block_size)
         if self.flavour not in FLAVOURS:
             raise self.fail("flavour", " or ".join(map(repr, FLAVOURS)), self.flavour)
+        if self.bits == 1 and self.flavour is None:  # a symmetric integer of one bit is 0
+            raise self.fail("bits", "2 to 8 without a flavour", self.bits)
         if self.arithmetic not in ARITHMETIC[: 1 if self.flavour is None else 2]:
             raise self.fail("arithmetic", "'float32', or with the flavour 'eager'", self.arithmetic)
 

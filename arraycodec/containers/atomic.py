@@ -69,12 +69,12 @@ class AtomicFile:
                     view = view[count:]
         return self.position - start
 
-    def write_at(self, offset: int, data: bytes) -> None:
-        """Overwrite bytes already written."""
+    def write_at(self, offset: int, data: Buffer) -> None:
+        """Write at a place of the file: over what is there, or beyond it. What `write` appends to stays where it is."""
         self._check_pending()
         with _naming(self.path):
             self._file.seek(offset)
-            view = memoryview(data)
+            view = memoryview(data).cast("B")
             while view:
                 view = view[self._file.write(view[:PIECE]) :]
             self._file.seek(self.position)

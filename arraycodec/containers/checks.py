@@ -34,9 +34,9 @@ def shown(text: object, limit: int = 120) -> str:
     return quoted if len(quoted) <= limit else f"{quoted[:limit]}... ({len(quoted)} characters)"
 
 
-def aligned(offset: int) -> int:
-    """The first multiple of 64 that is not below `offset`."""
-    return -(-offset // ALIGNMENT) * ALIGNMENT
+def aligned(offset: int, align: int = ALIGNMENT) -> int:
+    """The first multiple of `align` that is not below `offset`."""
+    return -(-offset // align) * align
 
 
 def integer(value: Any, where: str, most: int = 2**63 - 1) -> int:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import operator
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -17,24 +14,14 @@ from arraycodec.containers import checks, checksums, safetensors
 from arraycodec.containers.frame import FrameReader
 from arraycodec.containers.manifest import Entry
 from arraycodec.containers.references import References
+from arraycodec.containers.view import Reading, TensorView
 from arraycodec.errors import ArgumentError, CorruptError, UnsupportedByBackend
-from arraycodec.primitives import memory
 from arraycodec.spec import ArraySpec, spec_of
 
 PIECE = 64 << 20  # bytes that `verify` holds of a plain tensor
 
 
-@dataclass(frozen=True)
-class Reading:
-    """How a container was opened."""
-
-    framework: str
-    device: Any
-    verify: bool
-    max_bytes: int | None
-
-
-class LazyTensor:
+class LazyTensor(TensorView):
     """A tensor in a file, read when it is used.
 
     name, spec (of the decoded array; a sub-byte dtype such as float4_e2m1fn is logical, its data packed uint8),
@@ -65,16 +52,6 @@ class LazyTensor:
         self._file, self._tensor, self._entry, self._how, self._references = file, tensor, entry, how, references
         self._start = file.header.data_start + tensor.start
         self.where = f"{file.path}: tensor {checks.shown(tensor.name)}"
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The shape of the decoded array."""
-        return self.spec.known_shape
-
-    @property
-    def dtype(self) -> str:
-        """The dtype of the decoded array, by its NumPy name."""
-        return self.spec.dtype
 
     @cached_property
     def codec(self) -> Codec | None:
@@ -146,39 +123,6 @@ class LazyTensor:
         for at in range(0, self.nbytes, PIECE):
             region.bytes(at, min(at + PIECE, self.nbytes))
         return self.nbytes if self._entry else 0
-
-    def __getitem__(self, rows: Any) -> Any:
-        """Rows of axis 0 (int, slice with step 1, or a tuple that starts with one), decoding only what they touch."""
-        pick: Any = rows if isinstance(rows, tuple) and rows else (rows,)
-        first, rest = pick[0], pick[1:]
-        if first is Ellipsis or isinstance(first, tuple):  # `x[...]`, `x[()]`
-            return self._result(self._numpy()[rows])
-        shape = checks.in_memory(self.spec).known_shape
-        if not shape or len(shape) != len(self.shape) or shape[0] != self.shape[0]:  # packed rows are not whole bytes
-            raise ArgumentError(f"{self.where}: {checks.spec_text(self.spec)} has no rows to select, got {rows!r}")
-        if isinstance(first, slice):
-            start, stop, step = first.indices(shape[0])
-            if step != 1:
-                raise ArgumentError(f"{self.where}: a slice must have step 1, got {first}")
-            return self._result(self._rows(start, max(start, stop), shape)[:, *rest])
-        row = _index(first)
-        if row is None:
-            raise ArgumentError(f"{self.where}: rows must be an int or a slice, got {first!r}")
-        if not -shape[0] <= row < shape[0]:
-            raise IndexError(f"{self.where}: row {row} of {shape[0]}")  # what ends Python's iteration over rows
-        row %= shape[0]
-        return self._result(self._rows(row, row + 1, shape)[0, *rest])
-
-    def __len__(self) -> int:
-        if not self.shape:
-            raise TypeError(f"{self.where}: an array without axes has no length")
-        return self.shape[0]
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        if copy is False:
-            raise ValueError(f"{self.where}: reading from a file always makes a copy")
-        value = self._numpy()
-        return value if dtype is None else value.astype(dtype)
 
     def __repr__(self) -> str:
         kind = "plain" if self._entry is None or self._entry.codec is None else None
@@ -290,10 +234,6 @@ class LazyTensor:
         start, stop, _ = piece.indices(self.spec.size)
         return found._elements(start, stop) if isinstance(found, LazyTensor) else found.reshape(-1)[start:stop]
 
-    def _rows(self, start: int, stop: int, shape: tuple[int, ...]) -> np.ndarray:
-        row = math.prod(shape[1:])
-        return self._elements(start * row, stop * row).reshape(stop - start, *shape[1:])
-
     def _elements(self, start: int, stop: int) -> np.ndarray:
         """Elements of the flattened array, of the dtype it has in memory."""
         if isinstance(self.codec, Tied):
@@ -306,36 +246,3 @@ class LazyTensor:
         checks.within(part.nbytes, self._how.max_bytes, self.where)
         size = part.numpy_dtype.itemsize
         return safetensors.as_array(self._region(self._how.verify).bytes(start * size, stop * size), part)
-
-    def _moved(self, encoded: Encoded) -> Encoded:
-        """The same with planes of the container's framework, on its device."""
-        planes = {name: self._placed(plane) for name, plane in encoded.planes.items()}
-        return Encoded(encoded.codec, encoded.spec, planes)
-
-    def _placed(self, value: np.ndarray) -> Any:
-        return registry.framework(self._how.framework).from_numpy(value, self._how.device)
-
-    def _result(self, value: Any) -> Any:
-        return self._placed(memory.native(np.asarray(value)))
-
-    def _copied(self, value: np.ndarray, out: Any) -> Any:
-        """`out` filled with the value of a plain tensor."""
-        if isinstance(out, np.ndarray):
-            memory.check_out(out, spec_of(value), {})
-            np.copyto(out, value)
-            return out
-        backend = registry.backend(type(out))
-        if not hasattr(out, "copy_") or backend.spec(out) != spec_of(value):
-            raise ArgumentError(
-                f"{self.where}: out must be a writable NumPy array or torch tensor {checks.spec_text(spec_of(value))}"
-            )
-        out.copy_(backend.from_numpy(value, None))
-        return out
-
-
-def _index(value: Any) -> int | None:
-    """An int of any kind but bool, which NumPy would take for a mask."""
-    try:
-        return None if isinstance(value, bool) else operator.index(value)
-    except TypeError:
-        return None

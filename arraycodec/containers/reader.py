@@ -14,10 +14,11 @@ from arraycodec import registry
 from arraycodec.codecs.tied import Tied
 from arraycodec.containers import checks, manifest, shards
 from arraycodec.containers.frame_header import MAGIC
-from arraycodec.containers.lazy import LazyTensor, Reading
+from arraycodec.containers.lazy import LazyTensor
 from arraycodec.containers.manifest import Base, Source
 from arraycodec.containers.references import References
 from arraycodec.containers.safetensors import SafetensorsFile
+from arraycodec.containers.view import Reading
 from arraycodec.errors import ArgumentError, CorruptError, FormatError
 from arraycodec.primitives import threads
 

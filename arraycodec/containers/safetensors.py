@@ -115,8 +115,13 @@ def _tensor(name: str, entry: Any, where: str) -> Tensor:
     return Tensor(name, spec, start, stop)
 
 
-def make_header(specs: Mapping[str, ArraySpec], metadata: Mapping[str, str] | None = None) -> Header:
-    """A header for tensors of these specs: data sorted as other writers do, starting at a multiple of 64."""
+def make_header(
+    specs: Mapping[str, ArraySpec], metadata: Mapping[str, str] | None = None, *, align: int = checks.ALIGNMENT
+) -> Header:
+    """A header for tensors of these specs: data sorted as other writers do, starting at a multiple of `align`.
+
+    With 8 it has the very bytes that the safetensors package gives it.
+    """
 
     def rank(name: str) -> tuple[int, str]:
         return -ORDER.index(DTYPES[specs[name].dtype].safetensors or ""), name
@@ -128,7 +133,7 @@ def make_header(specs: Mapping[str, ArraySpec], metadata: Mapping[str, str] | No
         tensors[name] = Tensor(name, spec, at, at + spec.nbytes)
         at += spec.nbytes
     metadata = checked_metadata(metadata)
-    return Header(pad(header_json(tensors, metadata)), metadata, tensors)
+    return Header(pad(header_json(tensors, metadata), align=align), metadata, tensors)
 
 
 def checked_metadata(metadata: Mapping[str, str] | None) -> dict[str, str]:
@@ -153,11 +158,11 @@ def header_json(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> b
     return strict_json.dumps(data)
 
 
-def pad(raw: bytes, length: int = 0) -> bytes:
+def pad(raw: bytes, length: int = 0, align: int = checks.ALIGNMENT) -> bytes:
     """A header's JSON with spaces after it: `length` bytes at least, and up to a start of the data that is aligned."""
     if 8 + max(len(raw), length) > HEADER_LIMIT:
         raise ArgumentError(f"safetensors: the header must have at most {HEADER_LIMIT} bytes, got {len(raw)}")
-    return raw.ljust(checks.aligned(8 + max(len(raw), length)) - 8)
+    return raw.ljust(checks.aligned(8 + max(len(raw), length), align) - 8)
 
 
 class SafetensorsFile:
@@ -256,25 +261,26 @@ class SafetensorsWriter:
     """
 
     def __init__(self, path: str | os.PathLike[str], header: Header, *, overwrite: bool = True) -> None:
-        self._left = list(reversed(header.tensors.values()))
+        self._start, self._left = header.data_start, dict(header.tensors)
         self._file = AtomicFile(path, overwrite=overwrite)
         with self._file.aborting():
             self._file.write(header.head)
 
     def add(self, name: str, array: Any) -> None:
-        """The next tensor in the order of `header.tensors`; an array of any framework (packed uint8 for F4, F6)."""
+        """A tensor, each once and in any order; an array of any framework (packed uint8 for F4, F6)."""
         with self._file.aborting():
-            if not self._left or self._left[-1].name != name:
-                expected = checks.shown(self._left[-1].name) if self._left else "no more"
-                raise ArgumentError(f"{self._file.path}: next must be {expected}, got {checks.shown(name)}")
-            self._file.write(plain_bytes(name, array, self._left.pop().spec))
+            tensor = self._left.pop(name, None)
+            if tensor is None:
+                left = f"one of {len(self._left)} that are missing" if self._left else "no more, all are there"
+                raise ArgumentError(f"{self._file.path}: a tensor to add must be {left}, got {checks.shown(name)}")
+            self._file.write_at(self._start + tensor.start, plain_bytes(name, array, tensor.spec))
 
     def close(self) -> None:
         """Put the file in its place; every tensor must have been added."""
         with self._file.aborting():
             if self._left:
-                missing = checks.shown(self._left[-1].name)
-                raise ArgumentError(f"{self._file.path}: {len(self._left)} tensors are missing, next is {missing}")
+                missing = checks.shown(next(iter(self._left)))
+                raise ArgumentError(f"{self._file.path}: {len(self._left)} tensors are missing, such as {missing}")
             self._file.commit()
 
     def abort(self) -> None:

@@ -110,6 +110,11 @@ def _load64(array: np.ndarray, at: int) -> np.uint64:
     return np.uint64(int.from_bytes(array[at : at + 8].tobytes(), "little"))
 
 
+def _load32(array: np.ndarray, at: int) -> np.uint32:
+    """The 4 bytes from `at` on as a little-endian integer."""
+    return np.uint32(int.from_bytes(array[at : at + 4].tobytes(), "little"))
+
+
 def _store32(array: np.ndarray, at: int, value: int) -> None:
     """Write 4 bytes at `at`."""
     array[at : at + 4] = np.frombuffer(int(value).to_bytes(4, "little"), np.uint8)
@@ -124,6 +129,7 @@ def _nothing(array: np.ndarray, at: int) -> None:
     """Have the cache line of byte `at` loaded while other work goes on; any byte will do, also outside of the array."""
 
 
+load32 = Intrinsic(_load32, _load(32))
 load64 = Intrinsic(_load64, _load(64))
 store32 = Intrinsic(_store32, _store(32))
 store64 = Intrinsic(_store64, _store(64))

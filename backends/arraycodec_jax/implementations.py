@@ -26,6 +26,7 @@ from arraycodec_jax import (
     microscaling,
     minifloat,
     nvfp4,
+    permuted,
     tied,
 )
 
@@ -40,6 +41,7 @@ CODECS: dict[str, ModuleType] = {
     "microscaling": microscaling,
     "minifloat": minifloat,
     "nvfp4": nvfp4,
+    "permuted": permuted,
     "tied": tied,
 }
 

@@ -27,6 +27,7 @@ PLAIN = {
     "microscaling": "arraycodec_torch.microscaling",
     "minifloat": "arraycodec_torch.minifloat",
     "nvfp4": "arraycodec_torch.nvfp4",
+    "permuted": "arraycodec_torch.permuted",
     "tied": "arraycodec_torch.tied",
 }
 TRITON = {

@@ -16,6 +16,7 @@ from arraycodec.codecs.lossless import Lossless
 from arraycodec.codecs.microscaling import Microscaling
 from arraycodec.codecs.minifloat import Minifloat
 from arraycodec.codecs.nvfp4 import NVFP4
+from arraycodec.codecs.permuted import Permuted
 from arraycodec.codecs.tied import Tied
 from arraycodec.registry import SCHEMES
 
@@ -31,12 +32,14 @@ RISING256 = np.concatenate([np.linspace(-1, -0.01, 127), np.linspace(0, 1, 129)]
 class Case:
     """A codec, and the planes and inputs that encoding with it is given.
 
-    base  the array that is given as "base" to encode and to decode an array, made from that array
+    base    the array that is given as "base" to encode and to decode an array, made from that array
+    fitted  planes that encoding is given besides, made from the array
     """
 
     codec: Codec
     given: dict[str, np.ndarray] = field(default_factory=dict, compare=False, hash=False)
     base: Callable[[np.ndarray], np.ndarray] | None = field(default=None, compare=False, hash=False)
+    fitted: Callable[[np.ndarray], dict[str, np.ndarray]] | None = field(default=None, compare=False, hash=False)
 
     def __str__(self) -> str:
         inputs = f"+{'+'.join(self.given)}" if self.given else ""
@@ -45,6 +48,10 @@ class Case:
     def inputs(self, x: np.ndarray) -> dict[str, np.ndarray]:
         """What decoding `x` is given."""
         return {"base": self.base(x)} if self.base else {}
+
+    def encoding(self, x: np.ndarray) -> dict[str, np.ndarray]:
+        """What encoding `x` is given."""
+        return {**self.given, **self.inputs(x), **(self.fitted(x) if self.fitted else {})}
 
     @property
     def host_encoded(self) -> bool:
@@ -72,6 +79,16 @@ def near(x: np.ndarray) -> np.ndarray:
     words ^= (np.arange(words.size, dtype=np.uint64) * np.uint64(2654435761) >> np.uint64(29)).astype(words.dtype) & 7
     words[:1] ^= words.dtype.type(1 << (8 * words.itemsize - 1))
     return words.view(x.dtype).reshape(x.shape)
+
+
+def shuffled(axis: int) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
+    """A random order of the columns along an axis, always the same for as many."""
+
+    def order(x: np.ndarray) -> dict[str, np.ndarray]:
+        columns = np.atleast_1d(x).shape[axis]
+        return {"order": np.random.default_rng(columns).permutation(columns).astype(np.int32)}
+
+    return order
 
 
 CASES = [
@@ -105,6 +122,7 @@ CASES = [
     Case(Linear(6, symmetric=False, block_size=(32, 48))),
     Case(Linear(7, block_size=(1, 5))),
     Case(SCHEMES["w4a16"]),
+    Case(Linear(1, False, (1, 64), "compressed-tensors", "eager")),
     Case(Linear(2, False, (1, 64), "compressed-tensors", "eager")),
     Case(Linear(8, False, (1, None), "compressed-tensors")),
     Case(Linear(8, False, block_size=None), {"scales": TENTH, "zero_points": THREE}),
@@ -138,4 +156,7 @@ CASES = [
     Case(Delta(), base=near),
     Case(Delta("storage"), base=near),
     Case(Tied("embed.weight"), base=lambda x: x),
+    Case(Permuted(), fitted=shuffled(-1)),
+    Case(Permuted(axis=0), fitted=shuffled(0)),
+    Case(Then(Permuted(), values=Linear(4, False, (1, 32))), fitted=shuffled(-1)),
 ]

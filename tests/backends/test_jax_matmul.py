@@ -41,7 +41,8 @@ def integers(shape: tuple[int, ...], seed: int) -> np.ndarray:
 
 def compare(case: Case, shape: tuple[int, int], band: int, axis: int) -> None:
     """The product with the identity is the decoded weight."""
-    enc = encoded(Recipe(shape, "float32", "normal", 0, 0).array(), case.codec, case.given)
+    w = Recipe(shape, "float32", "normal", 0, 0).array()
+    enc = encoded(w, case.codec, case.encoding(w))
     got = dequant_matmul(np.eye(shape[axis], dtype=np.float32), enc, axis=axis, band=band)
     want = np.asarray(ac.decode(enc)) + np.float32(0)  # a sum with zeros has no -0
     same_bits(np.asarray(got), want if axis == 0 else want.T, f"{case}, axis {axis}")

@@ -123,6 +123,7 @@ MORE: dict[str, list[Case]] = {  # at level full and above
         Case(ac.Linear(4, symmetric=False, block_size=(1, None)), (40, 192), "float16"),
         Case(ac.Linear(5, block_size=(None, 1)), (65, 192), "bfloat16"),
         Case(ac.Linear(3, block_size=None), (4099,)),
+        Case(ac.Linear(1, False, (1, 64), CT, "eager"), (32, 136), "bfloat16"),
         Case(ac.Linear(8, False, (1, None), CT), (33, 130)),
         Case(ac.Linear(8, False, (1, None)), (8, 64), given={"scales": SCALES[:, None], "zero_points": ZEROS[:, None]}),
         Case(ac.Linear(8, block_size=(1, 1)), (17, 1)),

@@ -23,7 +23,7 @@ DISTRIBUTIONS = (
     "normal", "uniform", "cauchy", "ties", "thresholds", "sparse", "log-normal", "bits", "integers", "constant",
 )  # fmt: skip
 TILES = [None, (1, None), (1, 32), (8, 24), (128, 128), (1, 1), (32, 1)]
-EXPERTS = [(4, True, (1, 32)), (4, False, (1, 16)), (3, False, (1, None)), (8, True, (1, None))]
+EXPERTS = [(1, False, (1, 32)), (4, True, (1, 32)), (4, False, (1, 16)), (3, False, (1, None)), (8, True, (1, None))]
 
 pytestmark = pytest.mark.level("full")
 
@@ -96,7 +96,7 @@ def test_presets_store_and_decode_the_same_bytes(dtype: str) -> None:
 def test_every_width_and_tile_equals_compressed_tensors(dtype: str, arithmetic: str, level: Level) -> None:
     """`float32` is what its Triton kernel computes, in torch operations."""
     counts = Counter()
-    for bits in range(2, 9):
+    for bits in range(1, 9):
         for symmetric in (True, False):
             for block_size in TILES:
                 codec = foreign(bits, symmetric, block_size, arithmetic)

@@ -17,6 +17,7 @@ import toy_lossless
 import toy_microscaling
 import toy_minifloat
 import toy_nvfp4
+import toy_permuted
 import toy_tied
 
 from arraycodec.base import Codec, Given, Planes, decode_with, encode_with
@@ -37,6 +38,7 @@ WITNESSES = {
     "microscaling": toy_microscaling,
     "minifloat": toy_minifloat,
     "nvfp4": toy_nvfp4,
+    "permuted": toy_permuted,
     "tied": toy_tied,
 }
 

@@ -12,6 +12,7 @@ torch.Size([8, 4096])
 from __future__ import annotations
 
 from arraycodec_torch.nn.bitsandbytes import to_bitsandbytes_state_dict
+from arraycodec_torch.nn.calibrate import calibrate
 from arraycodec_torch.nn.functional import linear, linear_int8
 from arraycodec_torch.nn.model import quantize_model
 from arraycodec_torch.nn.quantized import QuantizedLinear
@@ -21,6 +22,7 @@ __all__ = [
     "Linear4bit",
     "Linear8bitLt",
     "QuantizedLinear",
+    "calibrate",
     "linear",
     "linear_int8",
     "quantize_model",

@@ -44,7 +44,7 @@ def main() -> None:
 def vector(case: Case, recipe: Recipe) -> dict[str, object]:
     """The vector of one case and input, computed by the reference."""
     x = recipe.array()
-    given, inputs = {**case.given, **case.inputs(x)}, case.inputs(x)
+    given, inputs = case.encoding(x), case.inputs(x)
     planes = case.codec.encode(x, given)
     return {
         "codec": case.codec.to_json(),

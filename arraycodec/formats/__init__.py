@@ -1,0 +1,1 @@
+"""Other people's formats of checkpoints, each a translation between stored tensors and values of our codecs."""

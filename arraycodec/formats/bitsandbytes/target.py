@@ -1,0 +1,221 @@
+"""`Bitsandbytes`: the target that writes what transformers loads with bitsandbytes, and the config.json to it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import numpy as np
+
+from arraycodec import registry
+from arraycodec.base import Codec, Encoded, Then
+from arraycodec.codecs.codebook import Codebook
+from arraycodec.codecs.llm_int8 import LLMInt8
+from arraycodec.containers import checks
+from arraycodec.errors import ArgumentError, FormatError
+from arraycodec.formats.bitsandbytes.layout import NESTED, STORAGES, TYPES, Stored, levels, seen_as
+from arraycodec.formats.compressed_tensors.resolve import matches
+from arraycodec.formats.config import Config
+from arraycodec.formats.modules import kind, module_of
+from arraycodec.formats.target import Decision
+from arraycodec.primitives.floats import KINDS
+from arraycodec.spec import ArraySpec
+
+BLOCK_SIZES = tuple(32 << i for i in range(8))  # that its kernels take
+SCHEME = "nf4"
+IGNORE = ("lm_head",)  # what transformers leaves plain unless it is told otherwise
+MATRIX = ArraySpec((1, 1), "float32")  # stands for the weight of a module of which only the name is known
+
+
+@dataclass(frozen=True)
+class Bitsandbytes:
+    """A target in bitsandbytes' format; one model has weights of 4 bits or of 8, not of both.
+
+    layers         (target, codec) in order: a module's name, `re:` and an expression, or a class; codec None: plain.
+                   Empty: weights stay in the codec they are in, where bitsandbytes has it, and plain ones plain
+    ignore         modules that stay plain, named like targets
+    storage        the dtype that packed codes are stored as, `bnb_4bit_quant_storage`
+    compute_dtype  of products, `bnb_4bit_compute_dtype`; None is the model's own
+    threshold      of outliers in the inputs of int8 weights, `llm_int8_threshold`
+
+    >>> target = Bitsandbytes.of({"Linear": "nf4-double"})
+    >>> target.decide("model.layers.0.mlp.up_proj.weight", ArraySpec((128, 64), "bfloat16"), None).reason
+    'Linear'
+    >>> target.decide("lm_head.weight", ArraySpec((128, 64), "bfloat16"), None)
+    Decision(codec=None, reason='ignored: lm_head')
+    """
+
+    name: ClassVar[str] = "bitsandbytes"
+    metadata: ClassVar[Mapping[str, str]] = {"format": "pt"}
+    align: ClassVar[int] = 8
+
+    layers: tuple[tuple[str, Codec | None], ...] = ()
+    ignore: tuple[str, ...] = IGNORE
+    storage: str = "uint8"
+    compute_dtype: str | None = None
+    threshold: float = 6.0
+
+    @classmethod
+    def of(
+        cls, layers: Mapping[str, str | Codec | None], ignore: tuple[str, ...] = IGNORE, **options: Any
+    ) -> Bitsandbytes:
+        """The target for these layers, whose schemes are nf4, fp4, nf4-double, fp4-double or llm_int8 (or codecs)."""
+        codecs = {target: None if scheme is None else registry.codec(scheme) for target, scheme in layers.items()}
+        if fault := next(filter(None, map(_fault, filter(None, codecs.values()))), None):
+            raise ArgumentError(f"bitsandbytes: {fault}")
+        if len({isinstance(codec, LLMInt8) for codec in codecs.values() if codec}) > 1:
+            raise ArgumentError("bitsandbytes: a model has weights of 4 bits or int8, got schemes of both")
+        return cls(tuple(codecs.items()), tuple(ignore), **options)
+
+    @classmethod
+    def from_config(cls, quantization: Mapping[str, Any], where: str = "config") -> Bitsandbytes:
+        """The target that a quantization_config of transformers asks for; FormatError where it asks for none."""
+        said = dict(quantization)
+        double, kind_ = said.get("bnb_4bit_use_double_quant", False), said.get("bnb_4bit_quant_type", "fp4")
+        if said.get("load_in_4bit", False) == said.get("load_in_8bit", False) or kind_ not in TYPES:
+            allowed = f"one of load_in_4bit and load_in_8bit, and bnb_4bit_quant_type {' or '.join(TYPES)}"
+            raise FormatError(f"{where}: must have {allowed}, got {checks.shown(said)}")
+        codec = LLMInt8() if said.get("load_in_8bit") else registry.codec(f"{kind_}-double" if double else kind_)
+        skipped = IGNORE if said.get("llm_int8_skip_modules") is None else said["llm_int8_skip_modules"]
+        ignore = tuple(f"re:{_boundary(key)}|.*{re.escape(key)}$" for key in skipped)
+        return cls(
+            (("Linear", codec),), ignore, said.get("bnb_4bit_quant_storage", "uint8"),
+            said.get("bnb_4bit_compute_dtype"), said.get("llm_int8_threshold", 6.0),
+        )  # fmt: skip
+
+    def __post_init__(self) -> None:
+        if self.storage not in STORAGES:
+            raise ArgumentError(f"bitsandbytes: storage must be one of {', '.join(STORAGES)}, got {self.storage!r}")
+        if self.compute_dtype is not None and self.compute_dtype not in KINDS:
+            allowed = f"{', '.join(KINDS)} or None"
+            raise ArgumentError(f"bitsandbytes: compute_dtype must be {allowed}, got {self.compute_dtype!r}")
+
+    def decide(self, name: str, spec: ArraySpec, codec: Codec | None) -> Decision:
+        """The codec of a weight, which is the one it is in where that gives the same kind of weight."""
+        module, _ = module_of(name)
+        if not self.layers:
+            fault = "plain" if codec is None else _fault(codec) or _unfit(codec, spec)
+            return Decision(None, fault) if fault else Decision(codec, "as it was")
+        class_name = kind(name, spec)
+        for entry in self.ignore:
+            if entry == class_name or matches(entry, module):
+                return Decision(None, f"ignored: {entry}")
+        ordered = sorted(self.layers, key=lambda layer: 0 if layer[0] == module else 1 + (layer[0] == class_name))
+        target, chosen = next(
+            ((target, chosen) for target, chosen in ordered if target == class_name or matches(target, module)),
+            (None, None),
+        )
+        if chosen is None:
+            return Decision(None, f"plain: {target}" if target else f"{class_name or 'no weight'}: in no target")
+        if unfit := _unfit(chosen, spec):
+            return Decision(None, unfit)
+        if codec is not None and _alike(codec, chosen):
+            return Decision(codec, f"{target}: as it was")
+        return Decision(chosen, str(target), "float16" if isinstance(chosen, LLMInt8) else None)
+
+    def fused(self, names: list[str]) -> list[tuple[str, ...]]:
+        """None: no scale is shared."""
+        return []
+
+    def layout(self, name: str, spec: ArraySpec, codec: Codec, encoded: Callable[[], Encoded]) -> dict[str, ArraySpec]:
+        """The stored tensors; with nested statistics the length of the JSON depends on their offset."""
+        nested = not isinstance(codec, LLMInt8) and levels(codec)[1] is not None
+        stored = self._stored(Encoded(codec, spec, encoded().planes if nested else {}))
+        parts = {part: spec for part, (_, spec) in stored.parts.items()}
+        parts |= {part: ArraySpec(value.shape, value.dtype.name) for part, value in stored.constants().items()}
+        return {stored.key(name, part): spec for part, spec in parts.items()}
+
+    def arrays(self, name: str, encoded: Encoded) -> dict[str, np.ndarray]:
+        """The stored tensors, which share the memory of the planes."""
+        stored = self._stored(encoded)
+        parts = stored.arrays(encoded.planes, seen_as, np.asarray)
+        return {stored.key(name, part): array for part, array in parts.items()}
+
+    def config(self, model: dict[str, Any], decisions: Mapping[str, Decision]) -> dict[str, Any]:
+        """config.json with the quantization_config that transformers itself writes for such a model."""
+        quantised = {module_of(name)[0]: d.codec for name, d in decisions.items() if d.codec is not None}
+        int8 = {isinstance(codec, LLMInt8) for codec in quantised.values()}
+        if len(int8) != 1:
+            raise ArgumentError(f"bitsandbytes: weights must be of 4 bits or int8, got {'both' if int8 else 'none'}")
+        plain = [module_of(name)[0] for name, d in decisions.items() if d.codec is None and _is_linear(name)]
+        skip = [entry for entry in self.ignore if entry in IGNORE]
+        skip += [module for module in plain if module not in skip]
+        for key in skip:
+            pattern = re.compile(f"{_boundary(key)}|.*{re.escape(key)}$")
+            if taken := next(filter(pattern.match, quantised), None):
+                raise ArgumentError(
+                    f"bitsandbytes: llm_int8_skip_modules cannot name {key!r}, which stays plain, and not {taken!r}"
+                )
+        four = [] if int8 == {True} else [levels(codec) for codec in quantised.values()]
+        compute = self.compute_dtype or Config(model=model).dtype or "float32"
+        return model | {
+            "quantization_config": {
+                "_load_in_4bit": bool(four),
+                "_load_in_8bit": not four,
+                "bnb_4bit_compute_dtype": compute if four else "float32",
+                "bnb_4bit_quant_storage": self.storage if four else "uint8",
+                "bnb_4bit_quant_type": four[0][0].table if four else "fp4",
+                "bnb_4bit_use_double_quant": bool(four) and four[0][1] is not None,
+                "llm_int8_enable_fp32_cpu_offload": False,
+                "llm_int8_has_fp16_weight": False,
+                "llm_int8_skip_modules": skip,
+                "llm_int8_threshold": self.threshold,
+                "load_in_4bit": bool(four),
+                "load_in_8bit": not four,
+                "quant_method": self.name,
+            }
+        }
+
+    def _stored(self, encoded: Encoded) -> Stored:
+        offset = encoded.planes.get("absmax.offset")
+        return Stored.of(encoded.codec, encoded.spec, self.storage, None if offset is None else float(offset))
+
+
+def _fault(codec: Codec) -> str | None:
+    """Why bitsandbytes cannot compute with weights in this codec; None where it can."""
+    if codec == LLMInt8():
+        return None
+    try:
+        outer, nested = levels(codec)
+    except ArgumentError as error:
+        return str(error).removeprefix("bitsandbytes: ")
+    if outer.block_size not in BLOCK_SIZES:
+        return f"block_size must be one of {', '.join(map(str, BLOCK_SIZES))}, got {outer.block_size}"
+    if nested is not None and nested.block_size != NESTED.block_size:
+        return f"nested statistics must have blocks of {NESTED.block_size}, got {nested.block_size}"
+    return None
+
+
+def _unfit(codec: Codec, spec: ArraySpec) -> str | None:
+    """Why an array of this spec stays plain."""
+    if spec.dtype not in KINDS:
+        return f"{spec.dtype} is not one of {', '.join(KINDS)}"
+    if not spec.size:
+        return "empty"
+    return "not a matrix" if isinstance(codec, LLMInt8) and len(spec.shape) != 2 else None
+
+
+def _alike(codec: Codec, chosen: Codec) -> bool:
+    """Whether weights in both codecs are decoded alike, and nothing was asked for that planes at hand do not have."""
+
+    def decoding(codec: Codec) -> Codec:
+        if isinstance(codec, Codebook):
+            return replace(codec, flavour=None)
+        if isinstance(codec, Then):  # nested statistics hold their own table
+            parts = ((plane, replace(part, table=NESTED.table, flavour=None)) for plane, part in codec.parts)
+            return Then(decoding(codec.outer), tuple(parts))
+        return codec
+
+    return _fault(codec) is None and decoding(codec) == decoding(chosen)
+
+
+def _is_linear(name: str) -> bool:
+    """Whether transformers may take the module of this weight for one to be replaced."""
+    return kind(name, MATRIX) in ("Linear", "Router")
+
+
+def _boundary(key: str) -> str:
+    """The expression by which transformers matches a key of llm_int8_skip_modules at the start of a name."""
+    return rf"(?:{key})(?:(?<=\.)|(?=\.|$))"

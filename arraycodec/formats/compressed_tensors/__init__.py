@@ -1,0 +1,1 @@
+"""Checkpoints of compressed-tensors (llm-compressor, vLLM): read and written without it."""
