@@ -19,13 +19,17 @@ if TYPE_CHECKING:
     from arraycodec.calibration import activation_scales, shared_global_scale
     from arraycodec.casts import cast, uncast
     from arraycodec.checkpoints.compress import compress
+    from arraycodec.checkpoints.convert import convert
     from arraycodec.checkpoints.decompress import decompress
     from arraycodec.checkpoints.diff import diff
     from arraycodec.checkpoints.info import info
+    from arraycodec.checkpoints.load import load
     from arraycodec.checkpoints.stream import StreamingLoader
     from arraycodec.checkpoints.verify import verify
+    from arraycodec.codecs.bitmask import Bitmask
     from arraycodec.codecs.codebook import Codebook
     from arraycodec.codecs.delta import Delta
+    from arraycodec.codecs.gguf import Gguf
     from arraycodec.codecs.linear import Linear
     from arraycodec.codecs.llm_int8 import LLMInt8
     from arraycodec.codecs.lossless import Lossless
@@ -34,6 +38,7 @@ if TYPE_CHECKING:
     from arraycodec.codecs.nvfp4 import NVFP4
     from arraycodec.codecs.permuted import Permuted
     from arraycodec.codecs.tied import Tied
+    from arraycodec.codecs.two_four import TwoFour
     from arraycodec.containers.frame import from_bytes, to_bytes
     from arraycodec.containers.reader import load_file, open_file
     from arraycodec.containers.writer import save_file
@@ -50,6 +55,7 @@ if TYPE_CHECKING:
     )
     from arraycodec.formats.checkpoint import open_checkpoint
     from arraycodec.formats.compressed_tensors.fuse import fuse
+    from arraycodec.formats.compressed_tensors.in_memory import to_compressed_tensors
     from arraycodec.formats.compressed_tensors.transforms import rotation_config
     from arraycodec.primitives.threads import get_num_threads, set_num_threads
     from arraycodec.registry import codec
@@ -66,11 +72,15 @@ _HOME = {
     "append": "caches", "kv_cache": "caches", "tokens": "caches",
     "activation_scales": "calibration", "shared_global_scale": "calibration",
     "cast": "casts", "uncast": "casts",
-    "compress": "checkpoints.compress", "decompress": "checkpoints.decompress", "diff": "checkpoints.diff",
-    "info": "checkpoints.info", "StreamingLoader": "checkpoints.stream", "verify": "checkpoints.verify",
-    "Codebook": "codecs.codebook", "Delta": "codecs.delta", "Linear": "codecs.linear", "LLMInt8": "codecs.llm_int8",
-    "Lossless": "codecs.lossless", "Microscaling": "codecs.microscaling", "Minifloat": "codecs.minifloat",
+    "compress": "checkpoints.compress", "convert": "checkpoints.convert",
+    "decompress": "checkpoints.decompress", "diff": "checkpoints.diff",
+    "info": "checkpoints.info", "load": "checkpoints.load", "StreamingLoader": "checkpoints.stream",
+    "verify": "checkpoints.verify",
+    "Codebook": "codecs.codebook", "Delta": "codecs.delta", "Gguf": "codecs.gguf",
+    "Linear": "codecs.linear", "LLMInt8": "codecs.llm_int8", "Lossless": "codecs.lossless",
+    "Microscaling": "codecs.microscaling", "Minifloat": "codecs.minifloat",
     "NVFP4": "codecs.nvfp4", "Permuted": "codecs.permuted", "Tied": "codecs.tied",
+    "Bitmask": "codecs.bitmask", "TwoFour": "codecs.two_four",
     "from_bytes": "containers.frame", "to_bytes": "containers.frame",
     "load_file": "containers.reader", "open_file": "containers.reader", "save_file": "containers.writer",
     "ArgumentError": "errors", "ArrayCodecError": "errors", "CorruptError": "errors", "FormatError": "errors",
@@ -78,6 +88,7 @@ _HOME = {
     "UnsupportedByBackend": "errors", "VersionError": "errors",
     "open_checkpoint": "formats.checkpoint",
     "fuse": "formats.compressed_tensors.fuse", "rotation_config": "formats.compressed_tensors.transforms",
+    "to_compressed_tensors": "formats.compressed_tensors.in_memory",
     "get_num_threads": "primitives.threads", "set_num_threads": "primitives.threads",
     "codec": "registry",
     "hadamard": "rotations", "rotate": "rotations",

@@ -117,9 +117,8 @@ def validate(encoded: Encoded) -> None:
     for name, want in specs.items():
         plane = encoded.planes[name]
         got = registry.backend(type(plane)).spec(plane)
-        leading, own = got.shape[: len(batch)], got.shape[len(batch) :]
-        fits = len(own) == len(want.shape) and all(w in (None, g) for w, g in zip(want.shape, own, strict=True))
-        if got.dtype != want.dtype or leading != batch or not fits:
+        leading, own = got.known_shape[: len(batch)], got.known_shape[len(batch) :]
+        if got.dtype != want.dtype or leading != batch or not want.fits(own):
             raise FormatError(
                 f"{encoded.codec.name}: plane {name!r} must be {want.dtype}{list(batch + want.shape)}, "
                 f"got {got.dtype}{list(got.shape)}"
@@ -130,7 +129,11 @@ def check_finite(encoded: Encoded) -> None:
     """Raise NonFiniteError where a scale is NaN: its block held NaN or infinity when it was encoded."""
     codec, planes, spec = encoded.codec, encoded.planes, encoded.spec
     if isinstance(codec, Then):
-        outer, marked = codec.outer.planes(spec), _scales(codec.outer)
+        if not codec.sizes_known(spec) and (batch := encoded.batch_shape):
+            for i in np.ndindex(batch):
+                check_finite(Encoded(codec, spec, {name: plane[i] for name, plane in planes.items()}))
+            return
+        outer, marked = codec.outer_planes(planes, spec, to_numpy), _scales(codec.outer)
         own = {name: plane for name, plane in planes.items() if name in outer}
         for plane, part in codec.parts:
             inner = part_of(planes, plane)
@@ -227,6 +230,8 @@ def _check_given(backend: Any, codec: Codec, spec: ArraySpec, given: Given) -> N
     for name, plane in given.items():
         if name not in specs and name not in inputs:
             raise ArgumentError(f"{codec.name}: given may hold {[*specs, *inputs]}, got {name!r}")
+        if isinstance(codec, Then) and name in specs and not specs[name].fixed:
+            raise ArgumentError(f"then: given cannot hold {name!r}, whose length depends on the array")
         if name in codec.computed:
             raise ArgumentError(f"{codec.name}: given cannot hold {name!r}, which is what encoding computes")
         if name in specs:

@@ -19,11 +19,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from arraycodec.errors import ArgumentError, FormatError
+from arraycodec.errors import ArgumentError, CorruptError, FormatError
 from arraycodec.spec import ArraySpec
 
 Planes = dict[str, Any]  # name -> array of the framework at hand
 Given = Mapping[str, Any]
+LENGTHS = (0, 1, 4096, 1 << 20)  # at which the shapes of planes are tried, where none is known
 Fetch = Callable[[str, slice], np.ndarray]  # a slice of a flattened plane; slice(None) is the plane in its own shape
 
 
@@ -40,6 +41,7 @@ class Codec(ABC):
     dtypes: ClassVar[tuple[str, ...]] = ()  # what encode accepts
     computed: ClassVar[tuple[str, ...]] = ("codes",)  # planes that encoding always computes, so they cannot be given
     inputs: ClassVar[tuple[str, ...]] = ()  # what `given` may hold besides planes
+    sized_by: ClassVar[tuple[str, ...]] = ()  # planes that tell the lengths of those whose length depends on the data
     scale: ClassVar[str | None] = None  # the plane in which a lossy codec marks non-finite blocks with NaN
 
     @abstractmethod
@@ -59,6 +61,10 @@ class Codec(ABC):
         out: np.ndarray | None = None,
     ) -> np.ndarray:
         """The array of these planes, written into `out` where one is passed."""
+
+    def sized(self, planes: Planes, spec: ArraySpec) -> dict[str, ArraySpec]:
+        """`planes(spec)` with every length known, by the NumPy arrays of the planes in `sized_by`."""
+        return self.planes(spec)
 
     def check(self, planes: Planes, spec: ArraySpec) -> None:
         """Raise CorruptError where planes from outside break a rule of the format beyond shapes and dtypes."""
@@ -152,9 +158,13 @@ class Then(Codec):
         for plane, codec in self.parts:
             if plane not in outer:
                 raise ArgumentError(f"then: {self.outer} has no plane {plane!r}, its planes are {list(outer)}")
-            if not outer[plane].fixed:
-                raise ArgumentError(f"then: plane {plane!r} of {self.outer} has a length that depends on the array")
-            codec.supports(outer[plane])
+            told = self.outer.sized_by
+            if not outer[plane].fixed and (not told or set(told) & set(dict(self.parts))):
+                known = f", which {', '.join(told)} tells: so that has no codec of its own" if told else ""
+                raise ArgumentError(
+                    f"then: plane {plane!r} of {self.outer} has a length that depends on the array{known}"
+                )
+            codec.supports(outer[plane].of_length(LENGTHS[-1]))
 
     def decodes_to(self, spec: ArraySpec, dtype: str) -> bool:
         """Not where the planes of parts have the array's dtype: a part gives its plane with that precision only."""
@@ -165,9 +175,34 @@ class Then(Codec):
     def planes(self, spec: ArraySpec) -> dict[str, ArraySpec]:
         parts, planes = dict(self.parts), {}
         for plane, own in self.outer.planes(spec).items():
-            inner = {f"{plane}.{n}": s for n, s in parts[plane].planes(own).items()} if plane in parts else {plane: own}
-            planes |= inner
+            if plane in parts:
+                planes |= {f"{plane}.{name}": inner for name, inner in open_planes(parts[plane], own).items()}
+            else:
+                planes[plane] = own
         return planes
+
+    def sizes_known(self, spec: ArraySpec) -> bool:
+        """Whether the planes that have codecs are of lengths known before the data is."""
+        outer = self.outer.planes(spec)
+        return all(outer[plane].fixed for plane, _ in self.parts)
+
+    def outer_planes(
+        self, planes: Planes, spec: ArraySpec, to_numpy: Callable[[Any], np.ndarray] = np.asarray
+    ) -> dict[str, ArraySpec]:
+        """The specs of the planes of `outer`, of parts with the lengths that follow from these planes.
+
+        Raises CorruptError where the planes of a part are not those of an array of such a length.
+        """
+        if self.sizes_known(spec):
+            return self.outer.planes(spec)
+        outer = self.outer.sized({name: to_numpy(planes[name]) for name in self.outer.sized_by}, spec)
+        for plane, part in self.parts:
+            own = part_of(planes, plane)
+            for name, want in part.planes(outer[plane]).items():
+                if not want.fits(got := tuple(own[name].shape)):
+                    wanted = f"then: plane {plane}.{name} must have shape {list(want.shape)}"
+                    raise CorruptError(f"{wanted}, got {list(got)}")
+        return outer
 
     def encode(self, x: np.ndarray, given: Given | None = None) -> Planes:
         return encode_with(lambda codec, *args: codec.encode(*args), self, x, given or {})
@@ -178,13 +213,15 @@ class Then(Codec):
         return decode_with(lambda codec, *args: codec.decode(*args), self, planes, spec, given or {}, out)
 
     def check(self, planes: Planes, spec: ArraySpec) -> None:
-        outer = self.outer.planes(spec)
+        outer = self.outer_planes(planes, spec)
         for plane, codec in self.parts:
             codec.check(part_of(planes, plane), outer[plane])
         self.outer.check({n: p for n, p in planes.items() if n in outer}, spec)
 
     def read(self, fetch: Fetch, spec: ArraySpec, start: int, stop: int) -> np.ndarray:
         parts, outer = dict(self.parts), self.outer.planes(spec)
+        if not self.sizes_known(spec):
+            outer = self.outer.sized({name: fetch(name, slice(None)) for name in self.outer.sized_by}, spec)
 
         def fetch_outer(plane: str, piece: slice) -> np.ndarray:
             if plane not in parts:
@@ -215,15 +252,34 @@ def encode_with(leaf: Callable[..., Planes], codec: Codec, x: Any, given: Given)
     return planes
 
 
-def decode_with(leaf: Callable[..., Any], codec: Codec, planes: Planes, spec: ArraySpec, given: Given, out: Any) -> Any:
-    """The inverse of `encode_with`: `leaf(codec, planes, spec, given, out)` decodes what is not a `Then`."""
+def decode_with(
+    leaf: Callable[..., Any], codec: Codec, planes: Planes, spec: ArraySpec, given: Given, out: Any,
+    to_numpy: Callable[[Any], np.ndarray] = np.asarray,
+) -> Any:  # fmt: skip
+    """The inverse of `encode_with`: `leaf(codec, planes, spec, given, out)` decodes what is not a `Then`.
+
+    to_numpy   gives the values of a plane, where the lengths of others follow from them.
+    """
     if not isinstance(codec, Then):
         return leaf(codec, planes, spec, given, out)
-    parts, outer = dict(codec.parts), codec.outer.planes(spec)
+    parts, outer = dict(codec.parts), codec.outer_planes(planes, spec, to_numpy)
     own = {n: p for n, p in planes.items() if n in outer}
     for plane, part in parts.items():
-        own[plane] = decode_with(leaf, part, part_of(planes, plane), outer[plane], part_of(given, plane), None)
-    return decode_with(leaf, codec.outer, own, spec, given, out)
+        inner = part_of(planes, plane)
+        own[plane] = decode_with(leaf, part, inner, outer[plane], part_of(given, plane), None, to_numpy)
+    return decode_with(leaf, codec.outer, own, spec, given, out, to_numpy)
+
+
+def open_planes(codec: Codec, spec: ArraySpec) -> dict[str, ArraySpec]:
+    """`codec.planes(spec)`, also of an array with an open axis: open where planes differ among a few lengths."""
+    if spec.fixed:
+        return codec.planes(spec)
+    tried = [codec.planes(spec.of_length(n)) for n in LENGTHS]
+    shapes = {name: zip(*(planes[name].shape for planes in tried), strict=True) for name in tried[0]}
+    return {
+        name: replace(plane, shape=tuple(axis[0] if len(set(axis)) == 1 else None for axis in shapes[name]))
+        for name, plane in tried[0].items()
+    }
 
 
 def part_of(planes: Given, plane: str) -> Planes:

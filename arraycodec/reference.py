@@ -7,7 +7,8 @@ A backend is a module with
     encode(x, codec, given), decode(codec, planes, spec, given, out)
     empty(spec, device), from_numpy(x, device), to_numpy(x)
 and where one call for planes with leading axes beats a loop, decode_batch(codec, planes, spec, given, batch);
-for caches (`arraycodec.append`), put(plane, part, position).
+for caches (`arraycodec.append`), put(plane, part, position); where arrays lie on several devices (`arraycodec.load`),
+sharded(spec, sharding, read) and fitting(sharding, axes, shape).
 """
 
 from __future__ import annotations

@@ -14,8 +14,10 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from arraycodec.base import Codec, Then
+from arraycodec.codecs.bitmask import Bitmask
 from arraycodec.codecs.codebook import Codebook
 from arraycodec.codecs.delta import Delta
+from arraycodec.codecs.gguf import Gguf
 from arraycodec.codecs.linear import Linear
 from arraycodec.codecs.llm_int8 import LLMInt8
 from arraycodec.codecs.lossless import Lossless
@@ -24,12 +26,27 @@ from arraycodec.codecs.minifloat import Minifloat
 from arraycodec.codecs.nvfp4 import NVFP4
 from arraycodec.codecs.permuted import Permuted
 from arraycodec.codecs.tied import Tied
+from arraycodec.codecs.two_four import TwoFour
 from arraycodec.errors import ArgumentError, FormatError, UnknownCodecError, UnsupportedByBackend, VersionError
 from arraycodec.spec import ArraySpec
 
 CODECS: dict[str, type[Codec]] = {
     cls.name: cls
-    for cls in (Codebook, Delta, Linear, LLMInt8, Lossless, Minifloat, Microscaling, NVFP4, Permuted, Tied)
+    for cls in (
+        Bitmask,
+        Codebook,
+        Delta,
+        Gguf,
+        Linear,
+        LLMInt8,
+        Lossless,
+        Minifloat,
+        Microscaling,
+        NVFP4,
+        Permuted,
+        Tied,
+        TwoFour,
+    )
 }
 
 _NESTED = Codebook("dynamic", block_size=256, offset=True)  # bitsandbytes' statistics of statistics
@@ -62,6 +79,8 @@ SCHEMES: dict[str, Codec] = {
     "mxfp8-e5m2": Microscaling("float8_e5m2"),
     "mxint8": Microscaling("int8"),
     "nvfp4": NVFP4(),
+    "bitmask": Bitmask(),
+    "sparse24": TwoFour(prune=True),
     "lossless": Lossless(),
     "lossless-storage": Lossless("storage"),
     "lossless-inference": Lossless("inference"),

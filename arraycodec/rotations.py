@@ -168,7 +168,8 @@ def rounded_like(value: Any, work: np.ndarray) -> Any:
 def round_once(x: np.ndarray, dtype: str) -> np.ndarray:
     """A float64 array in another dtype, rounded to nearest even once, where a cast by way of float32 rounds twice."""
     if dtype != "bfloat16":
-        return x.astype(numpy_dtype(dtype))
+        with np.errstate(over="ignore"):
+            return x.astype(numpy_dtype(dtype))
     out = np.empty(x.shape, numpy_dtype(dtype))
     flat, target = x.reshape(-1), out.reshape(-1)
     for at in range(0, flat.size, PIECE):

@@ -7,7 +7,7 @@ safetensors, torch and JAX call it; no other file spells a dtype of one framewor
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
@@ -97,6 +97,14 @@ class ArraySpec:
     def fixed(self) -> bool:
         """Whether every axis is known before the data is."""
         return None not in self.shape
+
+    def fits(self, shape: tuple[int, ...]) -> bool:
+        """Whether an array of this shape is one of this spec: an open axis has any length."""
+        return len(shape) == len(self.shape) and all(a in (None, n) for a, n in zip(self.shape, shape, strict=True))
+
+    def of_length(self, n: int) -> ArraySpec:
+        """This spec with open axes of length `n`."""
+        return self if self.fixed else replace(self, shape=tuple(n if axis is None else axis for axis in self.shape))
 
     @property
     def size(self) -> int:

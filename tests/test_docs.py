@@ -33,7 +33,7 @@ from arraycodec_conformance import vectors as golden
 from arraycodec_conformance.cases import CASES
 
 ROOT = Path(__file__).parents[1]
-ELSEWHERE = {"frame.md", "container.md"}  # whose vectors are bytes of files, not arrays
+ELSEWHERE = {"frame.md", "container.md", "bitsandbytes.md"}  # whose vectors are bytes of files, not arrays
 SECTIONS = (
     "Parameters", "Planes", "Encoding", "Decoding", "Edge cases", "Compatibility", "Vectors", "Version history",
     "Errata",

@@ -29,7 +29,6 @@ from arraycodec.primitives.floats import (
 )
 from arraycodec.primitives.gguf_blocks import (
     SMALLEST_NORMAL,
-    TRITS,
     TYPES,
     BlockType,
     Integers,
@@ -39,7 +38,6 @@ from arraycodec.primitives.gguf_blocks import (
 )
 from arraycodec.primitives.jit import inlined, kernel
 from arraycodec.primitives.memory import bits, empty, writable_bits
-from arraycodec.primitives.packing import copy
 from arraycodec.primitives.scales import multiply
 from arraycodec.primitives.threads import split
 from arraycodec.spec import ArraySpec
@@ -47,7 +45,7 @@ from arraycodec.spec import ArraySpec
 TILE = 256  # elements that are decoded together: one block of a large type, several of a small one
 GROUP = 16  # elements that share a step in every type
 GROUPS = TILE // GROUP
-EACH_BYTE = np.uint64(0x0101010101010101)
+NONE, ONE, THREE, EIGHT, EACH_BYTE = (np.uint64(number) for number in (0, 1, 3, 8, 0x0101010101010101))
 
 
 @dataclass(frozen=True)
@@ -89,13 +87,14 @@ class Gguf(Codec):
             return {"blocks": ArraySpec((*rows, columns // elements * nbytes), "uint8")}
         return {"blocks": ArraySpec((-(-spec.size // elements) * nbytes,), "uint8")}
 
-    def supports(self, spec: ArraySpec) -> None:
-        """Raises ArgumentError for every array: llama.cpp writes these blocks, this codec reads them."""
-        raise ArgumentError(f"{self.name} {self.type}: cannot encode; blocks are made by llama.cpp and only read here")
+    @property
+    def no_encoder(self) -> ArgumentError:
+        """What every backend raises instead of encoding."""
+        return ArgumentError(f"{self.name} {self.type}: cannot encode; blocks are made by llama.cpp and only read here")
 
     def encode(self, x: np.ndarray, given: Given | None = None) -> Planes:
-        self.supports(ArraySpec(x.shape, x.dtype.name))
-        raise NotImplementedError
+        """Raises ArgumentError."""
+        raise self.no_encoder
 
     def decode(
         self, planes: Planes, spec: ArraySpec, given: Given | None = None, out: np.ndarray | None = None
@@ -135,7 +134,7 @@ class Layout(NamedTuple):
 
     sizes: tuple[int, int, int]  # elements, bytes, elements of a sub-block
     factors: tuple[int, int]  # the bytes of d and m
-    fields: np.ndarray  # int64, of the codes: at, bits, run, turns, step, first, count, start, up
+    fields: np.ndarray  # uint64, of the codes: at, bits, run, turns, step, first, count, start, up
     code: tuple[np.uint8, np.int32]  # flip and zero
     scales: Numbers
     minima: Numbers
@@ -155,7 +154,7 @@ def _layout(name: str) -> Layout:
     return Layout(
         (block.elements, block.nbytes, block.sub),
         (-1 if block.d is None else block.d, -1 if block.m is None else block.m),
-        np.array(rows, np.int64),
+        np.array(rows, np.uint64),
         (np.uint8(block.codes.flip), np.int32(block.codes.zero)),
         _numbers(block.scales, block.scales.count),
         _numbers(block.minima, block.scales.count),
@@ -175,173 +174,164 @@ def _numbers(integers: Integers, count: int) -> Numbers:
     return Numbers(byte, shift, (masks[0], masks[1]), width, np.uint8(integers.flip), np.int32(integers.zero))
 
 
+# Indices of blocks are unsigned: a signed one might count from the end, which keeps loops from being vectorised.
+
+
 @kernel
 def decode_tiles(blocks, layout, out, kind, first, last):
     """Decode the tiles first..last of 256 elements each."""
-    raw, q, y = np.empty(TILE, np.uint8), np.zeros(TILE, np.uint8), np.empty(TILE, np.float32)
+    q, y = np.zeros((GROUPS // 2, 2 * GROUP), np.uint8), np.empty((GROUPS // 2, 2 * GROUP), np.float32)
+    words, flat = q.reshape(-1).view(np.uint64), y.reshape(-1)
     unit, low = np.zeros(GROUPS, np.float32), np.zeros(GROUPS, np.float32)
     for tile in range(first, last):
-        decode_tile(blocks, layout, tile, raw, q, y, unit, low)
-        store(y, kind, out[tile * TILE : (tile + 1) * TILE])
+        decode_tile(blocks, layout, tile, words, q, y, unit, low)
+        multiply(flat[: out.size - tile * TILE], np.float32(1), kind, out[tile * TILE : (tile + 1) * TILE])
 
 
 @inlined
-def decode_tile(blocks, layout, tile, raw, q, y, unit, low):
+def decode_tile(blocks, layout, tile, words, q, y, unit, low):
     """The elements of a tile."""
-    elements, nbytes, sub = layout.sizes
+    elements, nbytes, _ = layout.sizes
     first = tile * (TILE // elements)
-    here = blocks[first * nbytes : min(blocks.size, (first + TILE // elements) * nbytes)]
-    load_codes(here, nbytes, layout.fields, raw, q)  # 1
-    ordinary = load_steps(here, layout, unit, low)  # 2
-    flip, zero = layout.code
-    for g in range(0, GROUPS, 2):  # 3
-        code, part = q[g * GROUP : (g + 2) * GROUP], y[g * GROUP : (g + 2) * GROUP]
-        if layout.values.size:
-            look_up(code, layout.values, unit[g], unit[g + 1], part)
-        else:
-            combine(code, flip, zero, unit[g], unit[g + 1], low[g], low[g + 1], part)
+    number = min(TILE // elements, blocks.size // nbytes - first)
+    start = np.uint64(first * nbytes)
+    load_codes(blocks, start, number, layout, words)  # 1
+    ordinary = load_steps(blocks, start, number, layout, unit, low)  # 2
+    if layout.values.size:  # 3
+        look_up(q, layout.values, unit, y)
+    else:
+        combine(q, layout.code, unit, low, y)
     if not ordinary:
         settle(y, q, unit, layout.small)
 
 
 @inlined
-def load_codes(blocks, nbytes, fields, raw, q):
-    """The codes of blocks, from the bytes of one field after another."""
-    for f in range(fields.shape[0]):
-        at, bits, run, turns, step, first, count, start, up = fields[f]
-        size = count // turns  # bytes of the field in a block
-        number = blocks.size // nbytes
+def load_codes(blocks, start, number, layout, q):
+    """The codes of blocks, eight at a time in a word, field by field."""
+    elements, nbytes, _ = layout.sizes
+    for f in range(layout.fields.shape[0]):
+        at, bits, run, turns, step, first, count, to, up = layout.fields[f]
+        mask, words, chunks = ((ONE << bits) - ONE) * EACH_BYTE, run >> THREE, count // (run * turns)
         for b in range(number):
-            copy16(blocks[b * nbytes + at : b * nbytes + at + size], raw[b * size : (b + 1) * size])
-        if bits == TRITS:
-            load_trits(raw[:size], run, turns, q[start : start + count])
-        elif run == 1:
-            spread_bits(raw[: number * size], up, q)
-        else:
-            load_digits(raw.view(np.uint64), bits, run >> 3, turns, step, first, number * size // run, up, q)
+            byte, target = start + np.uint64(b * nbytes) + at, (np.uint64(b * elements) + to) >> THREE
+            if bits == NONE:
+                load_trits(blocks, byte, run, turns, chunks, q, target)
+            elif words == NONE:
+                for k in range(count >> THREE):
+                    q[target + k] |= spread_bits(blocks[byte + k]) << up
+            else:
+                for _ in range(chunks):
+                    for t in range(turns):
+                        down = first + t * step
+                        for k in range(words):
+                            w = (word_at(blocks, byte + k * EIGHT) >> down & mask) << up
+                            q[target + k] = q[target + k] | w if up else w
+                        target += words
+                    byte += run
 
 
 @inlined
-def copy16(source, target):
-    """Copy by 16 bytes, which a loop of known length does in one move, and what is left."""
-    whole = source.size & ~15
-    for k in range(0, whole, 16):
-        for i in range(16):
-            target[k + i] = source[k + i]
-    for i in range(whole, source.size):
-        target[i] = source[i]
+def word_at(blocks, at):
+    """Eight bytes as a little-endian word: one move."""
+    w = np.uint64(0)
+    for k in range(EIGHT):
+        w |= np.uint64(blocks[at + k]) << (k * EIGHT)
+    return w
 
 
 @inlined
-def load_digits(words, bits, run, turns, step, first, chunks, up, q):
-    """Digits of eight codes at a time, which lie in the eight bytes of a word; `run` is in words."""
-    mask, target, to = np.uint64((1 << bits) - 1) * EACH_BYTE, q.view(np.uint64), 0
-    for c in range(chunks):
-        for t in range(turns):
-            down = np.uint64(first + t * step)
-            for k in range(run):
-                w = (words[c * run + k] >> down & mask) << np.uint64(up)
-                target[to + k] = target[to + k] | w if up else w
-            to += run
+def spread_bits(byte):
+    """The eight bits of a byte as the lowest bits of eight bytes."""
+    w = np.uint64(byte) * EACH_BYTE & np.uint64(0x8040201008040201)
+    return (w + np.uint64(0x7F7F7F7F7F7F7F7F)) >> np.uint64(7) & EACH_BYTE
 
 
 @inlined
-def spread_bits(raw, up, q):
-    """One more bit for each of the eight codes of a byte."""
-    target = q.view(np.uint64)
-    for k in range(raw.size):
-        w = np.uint64(raw[k]) * EACH_BYTE & np.uint64(0x8040201008040201)
-        w = (w + np.uint64(0x7F7F7F7F7F7F7F7F)) >> np.uint64(7) & EACH_BYTE
-        target[k] |= w << np.uint64(up)
-
-
-@inlined
-def load_trits(raw, run, turns, q):
+def load_trits(blocks, byte, run, turns, chunks, q, target):
     """Digits of base 3."""
-    for c in range(raw.size // run):
-        part, power = raw[c * run : (c + 1) * run], np.uint32(1)
-        for t in range(turns):
-            target = q[(c * turns + t) * run : (c * turns + t + 1) * run]
+    codes, to = q.view(np.uint8), target << THREE
+    for _ in range(chunks):
+        power = np.uint32(1)
+        for _ in range(turns):
             for k in range(run):
-                target[k] = np.uint8((np.uint32(part[k]) * power & np.uint32(255)) * np.uint32(3) >> np.uint32(8))
-            power *= np.uint32(3)
+                product = np.uint32(blocks[byte + k]) * power & np.uint32(255)
+                codes[to + k] = np.uint8(product * np.uint32(3) >> np.uint32(8))
+            to, power = to + run, np.uint32(power * np.uint32(3))
+        byte += run
 
 
 @inlined
-def load_steps(blocks, layout, unit, low):
+def load_steps(blocks, start, number, layout, unit, low):
     """The step and the minimum of each group of a tile; whether all of them are ordinary numbers."""
     elements, nbytes, sub = layout.sizes
-    number, steps, groups = blocks.size // nbytes, layout.steps, sub // GROUP
-    ordinary = load_halves(blocks, nbytes, number, layout.factors[0], unit)
-    ordinary &= load_halves(blocks, nbytes, number, layout.factors[1], low)
-    for b in range(number - 1, -1, -1):  # from the end on, since the factors stand at the beginning
-        block, d, m = blocks[b * nbytes : (b + 1) * nbytes], unit[b], low[b]
+    steps, spread = layout.steps, sub // GROUP
+    ordinary, g = True, 0
+    for b in range(number):
+        byte = start + np.uint64(b * nbytes)
+        d, m = half_at(blocks, byte, layout.factors[0]), half_at(blocks, byte, layout.factors[1])
+        ordinary &= (d & INFINITY) != INFINITY and (m & INFINITY) != INFINITY
         for j in range(elements // sub):
-            scale = integer_at(block, layout.scales, j)
+            scale, minimum = integer_at(blocks, byte, layout.scales, j), as_float(m)
             if steps.size:
                 step = steps[np.uint8(scale)]
                 ordinary &= scale >= SMALLEST_NORMAL
             else:
-                step = d * np.float32(scale)
-            minimum = m
+                step = as_float(d) * np.float32(scale)
             if layout.factors[1] >= 0:
-                minimum = m * np.float32(integer_at(block, layout.minima, j))
-            first = b * (elements // GROUP) + j * groups
-            for g in range(first, first + groups):
+                minimum *= np.float32(integer_at(blocks, byte, layout.minima, j))
+            for _ in range(spread):
                 unit[g], low[g] = step, minimum
+                g += 1
     return ordinary
 
 
 @inlined
-def load_halves(blocks, nbytes, number, at, out):
-    """The float16 at this byte of each block, 0 for all where `at` is -1; whether all are finite."""
-    halves, greatest = out.view(np.uint32), np.uint32(0)
-    for b in range(number):
-        piece = blocks[b * nbytes + at : b * nbytes + at + 2] if at >= 0 else blocks[:0]
-        halves[b] = np.uint32(piece.view(np.uint16)[0]) if at >= 0 else np.uint32(0)
-    for b in range(number):
-        greatest = max(greatest, halves[b] & np.uint32(0x7FFF))
-        halves[b] = half_to_float32(halves[b])
-    return greatest < np.uint32(0x7C00)
+def half_at(blocks, byte, at):
+    """The float16 at a byte of a block as float32 bits; 0 where there is none."""
+    if at < 0:
+        return np.uint32(0)
+    byte += np.uint64(at)
+    return half_to_float32(np.uint32(blocks[byte]) | np.uint32(blocks[byte + ONE]) << np.uint32(8))
 
 
 @inlined
-def integer_at(block, numbers, j):
+def integer_at(blocks, byte, numbers, j):
     """The integer of sub-block j."""
-    number = np.uint8(0)
-    if numbers.masks[0]:
-        number = block[numbers.byte[0, j]] >> numbers.shift[0, j] & numbers.masks[0]
-        if numbers.masks[1]:
-            number |= (block[numbers.byte[1, j]] >> numbers.shift[1, j] & numbers.masks[1]) << numbers.width
-    return np.int32(np.uint8(number) ^ numbers.flip) - numbers.zero
+    if numbers.masks[0] == 0:
+        return np.int32(-numbers.zero)
+    number = blocks[byte + np.uint64(numbers.byte[0, j])] >> numbers.shift[0, j] & numbers.masks[0]
+    if numbers.masks[1]:
+        high = blocks[byte + np.uint64(numbers.byte[1, j])] >> numbers.shift[1, j] & numbers.masks[1]
+        number |= high << numbers.width
+    return np.int32(np.int32(np.uint8(number) ^ numbers.flip) - numbers.zero)
 
 
 @inlined
-def combine(code, flip, zero, step0, step1, low0, low1, y):
-    """Two groups of integers; a loop over both vectorises, as one over 16 elements does not."""
-    for i in range(2 * GROUP):
-        step, low = step0 if i < GROUP else step1, low0 if i < GROUP else low1
-        y[i] = np.float32(np.int32(code[i] ^ flip) - zero) * step - low
+def combine(q, code, unit, low, y):
+    """Integers times their steps, less their minima. A loop over two groups vectorises, as one over a group does not."""
+    flip, zero = code
+    for pair in range(GROUPS // 2):
+        step0, step1, low0, low1 = unit[2 * pair], unit[2 * pair + 1], low[2 * pair], low[2 * pair + 1]
+        for i in range(2 * GROUP):
+            step, minimum = step0 if i < GROUP else step1, low0 if i < GROUP else low1
+            y[pair, i] = np.float32(np.int32(q[pair, i] ^ flip) - zero) * step - minimum
 
 
 @inlined
-def look_up(code, values, step0, step1, y):
-    """Two groups of a table's values."""
-    for i in range(2 * GROUP):
-        y[i] = values[code[i] & np.uint8(15)] * (step0 if i < GROUP else step1)
+def look_up(q, values, unit, y):
+    """A table's values times their steps."""
+    for pair in range(GROUPS // 2):
+        step0, step1 = unit[2 * pair], unit[2 * pair + 1]
+        for i in range(2 * GROUP):
+            y[pair, i] = values[q[pair, i] & np.uint8(15)] * (step0 if i < GROUP else step1)
 
 
 @inlined
 def settle(y, q, unit, small):
     """Step 4 where a factor is not finite; and products that hardware might flush."""
-    for i in range(TILE):
-        u, step = as_bits(y[i]), as_bits(unit[i // GROUP])
+    for at in range(TILE):
+        i = divmod(at, 2 * GROUP)
+        u, step = as_bits(y[i]), as_bits(unit[at // GROUP])
         if small.size and step < np.uint32(0x800000):
             u = small[(q[i] & 15) + (16 if step == np.uint32(0x400000) else 0)]
         y[i] = as_float(NAN if (u & MAGNITUDE) > INFINITY else u)
-
-
-@inlined
-def store(y, kind, out):
-    """The elements, rounded once."""
-    multiply(y[: out.size], np.float32(1), kind, out)

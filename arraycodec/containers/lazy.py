@@ -62,6 +62,11 @@ class LazyTensor(TensorView):
             return registry.from_json(self._entry.codec)
 
     @property
+    def kept_codec(self) -> Codec | None:
+        """The codec of what `stored` gives: that of the other tensor where this one is tied."""
+        return self._target.codec if isinstance(self.codec, Tied) else self.codec
+
+    @property
     def needs_base(self) -> bool:
         """Whether it is the difference to an array that another checkpoint holds."""
         return self.codec is not None and "base" in self.codec.inputs and not isinstance(self.codec, Tied)

@@ -12,7 +12,7 @@ from typing import Any, Self
 import numpy as np
 
 from arraycodec import registry
-from arraycodec.base import Encoded
+from arraycodec.base import Encoded, Given
 from arraycodec.containers import checks
 from arraycodec.errors import ArgumentError
 from arraycodec.primitives import memory
@@ -36,6 +36,10 @@ class TensorView(ABC):
     spec: ArraySpec
     path: str
     where: str
+    codec: Any  # Codec | None: None where it is stored plain
+    nbytes: int  # stored bytes
+    needs_base: Any
+    reads_base: Any
     _how: Reading
 
     @property
@@ -55,6 +59,22 @@ class TensorView(ABC):
         other = copy(self)
         other._how = replace(self._how, framework=framework, device=device)
         return other
+
+    @abstractmethod
+    def encoded(self) -> Encoded:
+        """The Encoded with planes of the container's framework; ArgumentError for a plain tensor."""
+
+    @abstractmethod
+    def stored(self) -> Any:
+        """The Encoded, or the array of a tensor that is stored plain."""
+
+    @abstractmethod
+    def decode(self, out: Any = None, *, given: Given | None = None) -> Any:
+        """The decoded (or plain) array in the container's framework, on its device."""
+
+    @abstractmethod
+    def verify(self) -> int:
+        """Read and check every stored byte; how many of them are under checksums."""
 
     @abstractmethod
     def _numpy(self) -> np.ndarray:

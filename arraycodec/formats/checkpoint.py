@@ -27,6 +27,7 @@ FORMATS = {
     "gptq": "gptq",
     "modelopt": "modelopt",
 }
+ALIASES = {"compressed_tensors": "compressed-tensors"}
 # What names of tensors tell where no configuration does: the end of one -> a format that needs none, or a hint.
 SELF_DESCRIBING = {
     ".quant_state.bitsandbytes__nf4": "bitsandbytes",
@@ -132,6 +133,7 @@ def format_of(raw: Mapping[str, LazyTensor], config: Config) -> str | None:
     FormatError where a format is named that is not known, or names of tensors show one that needs a configuration.
     """
     if (method := config.method) is not None:
+        method = ALIASES.get(method, method)
         if method not in FORMATS:
             known = ", ".join(sorted(FORMATS))
             raise FormatError(f"{config.where}: quant_method must be one of {known}, got {checks.shown(method)}")

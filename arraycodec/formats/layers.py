@@ -40,7 +40,7 @@ class Layers:
             if _named(target, name):
                 return target, self.schemes[target]
         found = kind(name, spec)
-        return (found, self.schemes[found]) if found in self.schemes else None
+        return (found, self.schemes[found]) if found is not None and found in self.schemes else None
 
     def ignored(self, name: str, spec: ArraySpec) -> str | None:
         """The target by which a tensor is ignored; None where it is not."""

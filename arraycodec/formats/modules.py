@@ -26,6 +26,8 @@ CLASSES: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
     )
 )
 EXPERTS = re.compile(r"(?:^|[._])(?:experts|exps)(?:$|[._])")
+# Scales of activations and of caches, which a calibration found.
+CALIBRATED = re.compile(r"(?:.*\.)?(?:(?:input|output)_(?:scale|zero_point|global_scale)|[qkv]_(?:scale|zero_point))")
 # Modules whose outputs kernels compute in one product, by the last parts of their names beneath one parent.
 FUSED: tuple[frozenset[str], ...] = tuple(
     frozenset(names.split())
@@ -77,6 +79,15 @@ def kind(name: str, spec: ArraySpec) -> str | None:
         if pattern.fullmatch(leaf):
             return found if rank == 2 or (found == "Norm" and rank == 1) else None
     return "Linear" if rank == 2 and module else None
+
+
+def calibrated(name: str) -> bool:
+    """Whether a tensor is a scale of activations or of a cache, which says nothing about any weight.
+
+    >>> calibrated("layers.0.self_attn.k_scale"), calibrated("layers.0.mlp.up_proj.weight_scale")
+    (True, False)
+    """
+    return CALIBRATED.fullmatch(name) is not None
 
 
 def fused_sets(names: Iterable[str]) -> list[tuple[str, ...]]:

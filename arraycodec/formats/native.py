@@ -10,7 +10,6 @@ import numpy as np
 
 from arraycodec import registry
 from arraycodec.base import Codec, Encoded
-from arraycodec.codecs.nvfp4 import NVFP4
 from arraycodec.containers import checks
 from arraycodec.errors import ArgumentError
 from arraycodec.formats.layers import Layers

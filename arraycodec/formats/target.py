@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
@@ -32,9 +32,9 @@ class Target(Protocol):
     that headers come first and tensors are written in any order.
     """
 
-    name: str  # as in FORMATS
-    metadata: Mapping[str, str]  # of the safetensors files
-    align: int  # of their headers: 8 where other libraries write it so, else 64
+    name: ClassVar[str]  # as in FORMATS
+    metadata: ClassVar[Mapping[str, str]]  # of the safetensors files
+    align: ClassVar[int]  # of their headers: 8 where other libraries write it so, else 64
 
     def decide(self, name: str, spec: ArraySpec, codec: Codec | None) -> Decision:
         """The codec to store a tensor in; `codec` is what the source holds it in (None: plain)."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import lru_cache
 from itertools import product
+from operator import index
 
 import numpy as np
 
@@ -126,7 +127,7 @@ def _number(digits: tuple[int, ...], p: int) -> int:
 
 def signs(n: int, seed: int) -> np.ndarray:
     """n signs, int8 1 or -1: -1 where the highest bit of the i-th number of splitmix64 is set."""
-    z = np.uint64(seed % 2**64) + np.arange(1, n + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    z = np.uint64(index(seed) % 2**64) + np.arange(1, n + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     z ^= z >> np.uint64(31)

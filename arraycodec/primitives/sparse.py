@@ -7,69 +7,17 @@ a 64-bit word, by halves; wider ones one by one. Everything is done in small buf
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 
 from arraycodec.primitives.jit import inlined, kernel
 from arraycodec.primitives.packing import copy
 from arraycodec.primitives.unaligned import load32, load64, store32, store64
-from arraycodec.spec import DTYPES, ArraySpec
 
 UNIT = 2048  # columns
 SLACK = 8  # elements after a buffer's end that a store of four may touch
 
 # How the bits of an element tell its magnitude.
 UNSIGNED, SIGNED, FLOAT, FNUZ = range(4)  # FNUZ: floats whose pattern of -0 is the one NaN
-
-
-class Rows(NamedTuple):
-    """The rows of an array and of its bitmask."""
-
-    rows: int
-    columns: int
-
-    @property
-    def width(self) -> int:
-        """Bytes of a row of the mask."""
-        return -(-self.columns // 8)
-
-    @property
-    def across(self) -> int:
-        """Units of a row."""
-        return -(-self.columns // UNIT)
-
-    @property
-    def units(self) -> int:
-        return self.rows * self.across
-
-
-def rows_of(spec: ArraySpec) -> Rows:
-    """The rows of an array; one without axes is a row of one element."""
-    *leading, columns = spec.known_shape or (1,)
-    return Rows(int(np.prod(leading, dtype=np.int64)), columns)
-
-
-def bitmask_spec(spec: ArraySpec) -> ArraySpec:
-    """uint8 plane of a bit per element, `(..., ceil(columns / 8))`."""
-    return ArraySpec((*spec.shape[:-1], rows_of(spec).width), "uint8")
-
-
-def kind_of(dtype: str) -> int:
-    """UNSIGNED, SIGNED, FLOAT or FNUZ."""
-    if dtype.endswith("fnuz"):
-        return FNUZ
-    if "float" in dtype and dtype != "float8_e8m0fnu":
-        return FLOAT
-    return SIGNED if dtype.startswith("int") else UNSIGNED
-
-
-def magnitude_mask(dtype: str) -> int:
-    """The bits that are not all zero in an element which differs from zero as a number."""
-    bits = DTYPES[dtype].bits
-    if dtype == "complex64":
-        return 0x7FFFFFFF_7FFFFFFF
-    return (1 << bits) - 1 - (1 << bits - 1) * (kind_of(dtype) == FLOAT)
 
 
 def fours_of(words: np.ndarray) -> np.ndarray:
@@ -181,7 +129,8 @@ def squeeze_rows(source, fours, columns, bitmask, starts, values, first, last):
     """
     squeezed = np.empty(UNIT + SLACK, source.dtype)
     run, kept = np.empty(UNIT + SLACK, source.dtype), np.empty(UNIT, np.uint8)
-    nibbles, lanes, steps = np.empty(UNIT // 4, np.uint64), np.empty(UNIT // 4, np.uint64), np.empty(UNIT // 4, np.int64)
+    nibbles, lanes = np.empty(UNIT // 4, np.uint64), np.empty(UNIT // 4, np.uint64)
+    steps = np.empty(UNIT // 4, np.int64)
     across, width = (columns + UNIT - 1) // UNIT, (columns + 7) // 8
     for unit in range(first, last):
         row, start = unit // across, unit % across * UNIT
@@ -211,7 +160,8 @@ def spread_rows(values, fours, starts, pairs, columns, bitmask, target, first, l
     """
     squeezed = np.empty(UNIT + SLACK, target.dtype)
     run, kept = np.empty(UNIT + SLACK, target.dtype), np.empty(UNIT, np.uint8)
-    nibbles, lanes, steps = np.empty(UNIT // 4, np.uint64), np.empty(UNIT // 4, np.uint64), np.empty(UNIT // 4, np.int64)
+    nibbles, lanes = np.empty(UNIT // 4, np.uint64), np.empty(UNIT // 4, np.uint64)
+    steps = np.empty(UNIT // 4, np.int64)
     across, width = (columns + UNIT - 1) // UNIT, (columns + 7) // 8
     for unit in range(first, last):
         row, start = unit // across, unit % across * UNIT

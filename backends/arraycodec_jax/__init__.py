@@ -13,7 +13,7 @@ import jax
 
 from arraycodec.base import Codec, Encoded, Given, Planes
 from arraycodec.spec import ArraySpec
-from arraycodec_jax.arrays import concrete, empty, from_numpy, put, spec, stack, to_numpy
+from arraycodec_jax.arrays import concrete, empty, fitting, from_numpy, put, sharded, spec, stack, to_numpy
 from arraycodec_jax.implementations import CODECS, IMPLEMENTATIONS, choose
 from arraycodec_jax.matmul import dequant_matmul
 
@@ -28,8 +28,10 @@ __all__ = [
     "dequant_matmul",
     "empty",
     "encode",
+    "fitting",
     "from_numpy",
     "put",
+    "sharded",
     "spec",
     "stack",
     "to_numpy",

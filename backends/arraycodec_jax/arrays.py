@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.core import Tracer
+from jax.sharding import NamedSharding, PartitionSpec
 
 from arraycodec.errors import ArgumentError, UnsupportedByBackend
 from arraycodec.primitives import memory
@@ -65,10 +67,46 @@ def from_numpy(x: np.ndarray, device: Any = None) -> jax.Array:
 
     device   a JAX device or sharding, the name of a platform, or None for the default device.
     """
-    if jax.dtypes.canonicalize_dtype(x.dtype) != x.dtype.newbyteorder("="):
-        raise UnsupportedByBackend(f"jax: {x.dtype} arrays need jax.config.update('jax_enable_x64', True)")
+    _check_dtype(x.dtype)
     where = jax.local_devices(backend=device)[0] if isinstance(device, str) else device
     return jax.device_put(memory.native(x), where, may_alias=True)
+
+
+def sharded(spec: ArraySpec, sharding: Any, read: Callable[[Any], np.ndarray]) -> jax.Array:
+    """An array whose parts lie on the devices of a sharding.
+
+    read   the slices of a part, one for each axis -> the part; devices of this process ask in the sharding's order
+    """
+    if not isinstance(sharding, jax.sharding.Sharding):
+        raise ArgumentError(f"sharding: must be a jax.sharding.Sharding or None, got {type(sharding).__name__}")
+    _check_dtype(spec.numpy_dtype)
+    try:
+        sharding.shard_shape(spec.known_shape)
+    except ValueError as error:
+        raise ArgumentError(f"sharding: {error}") from None
+    return jax.make_array_from_callback(spec.known_shape, sharding, read, dtype=spec.numpy_dtype)
+
+
+def fitting(sharding: Any, axes: int, shape: tuple[int, ...]) -> Any:
+    """The sharding of a plane beside an array of so many axes: the array's where it fits, else copies everywhere."""
+    if not isinstance(sharding, NamedSharding) or (len(shape) == axes and _fits(sharding, shape)):
+        return sharding
+    return NamedSharding(sharding.mesh, PartitionSpec(), memory_kind=sharding.memory_kind)
+
+
+def _fits(sharding: NamedSharding, shape: tuple[int, ...]) -> bool:
+    try:
+        sharding.shard_shape(shape)
+    except ValueError:
+        return False
+    return True
+
+
+def _check_dtype(dtype: np.dtype[Any]) -> None:
+    if dtype.name.startswith("float6"):
+        raise UnsupportedByBackend(f"jax: has no {dtype.name} arrays; dtype= gives one of a wider float")
+    if jax.dtypes.canonicalize_dtype(dtype) != dtype.newbyteorder("="):
+        raise UnsupportedByBackend(f"jax: {dtype} arrays need jax.config.update('jax_enable_x64', True)")
 
 
 def like(x: np.ndarray, other: Any) -> jax.Array:

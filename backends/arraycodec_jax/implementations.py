@@ -18,8 +18,10 @@ from arraycodec.primitives import memory
 from arraycodec.spec import ArraySpec
 from arraycodec_jax import (
     arrays,
+    bitmask,
     codebook,
     delta,
+    gguf,
     linear,
     llm_int8,
     lossless,
@@ -28,13 +30,17 @@ from arraycodec_jax import (
     nvfp4,
     permuted,
     tied,
+    two_four,
 )
 
 # codec name -> the module with `check(codec, given)`, `encode(x, codec, given)`, `decode(codec, planes, spec, given)`;
-# where shapes follow from values, `prepared(codec, planes, spec, given)` too: planes, and what `decode` takes last
+# where shapes follow from values, `prepared(codec, planes, spec, given)` too: planes, and what `decode` takes last; and
+# `measured(codec, x)`: what `encode` takes last, or an error in a trace
 CODECS: dict[str, ModuleType] = {
+    "bitmask": bitmask,
     "codebook": codebook,
     "delta": delta,
+    "gguf": gguf,
     "linear": linear,
     "llm_int8": llm_int8,
     "lossless": lossless,
@@ -43,6 +49,7 @@ CODECS: dict[str, ModuleType] = {
     "nvfp4": nvfp4,
     "permuted": permuted,
     "tied": tied,
+    "two_four": two_four,
 }
 
 
@@ -78,7 +85,7 @@ class Plain:
 
     def decode(self, codec: Codec, planes: Planes, spec: ArraySpec, given: Given, out: Any = None) -> jax.Array:
         _no_out(codec, out)
-        return decode_with(self._decode, codec, planes, spec, given, None)
+        return decode_with(self._decode, codec, planes, spec, given, None, _values)
 
     def decode_batch(
         self, codec: Codec, planes: Planes, spec: ArraySpec, given: Given, batch: tuple[int, ...]
@@ -93,7 +100,8 @@ class Plain:
     def _encode(self, codec: Codec, x: Any, given: Given) -> Planes:
         module = _module(codec)
         module.check(codec, given)
-        planes = self.run_encode(x, codec, dict(given))
+        known = (module.measured(codec, x),) if hasattr(module, "measured") else ()
+        planes = self.run_encode(x, codec, dict(given), *known)
         return {name: planes[name] for name in codec.planes(arrays.spec(x))}  # jit sorts names
 
     def _decode(self, codec: Codec, planes: Planes, spec: ArraySpec, given: Given, out: None) -> jax.Array:
@@ -103,8 +111,8 @@ class Plain:
         return self.run_decode(codec, dict(planes), spec, dict(given))
 
     @staticmethod
-    def run_encode(x: Any, codec: Codec, given: Planes) -> Planes:
-        return _module(codec).encode(x, codec, given)
+    def run_encode(x: Any, codec: Codec, given: Planes, *known: Any) -> Planes:
+        return _module(codec).encode(x, codec, given, *known)
 
     @staticmethod
     def run_decode(codec: Codec, planes: Planes, spec: ArraySpec, given: Planes, *known: Any) -> jax.Array:
@@ -114,7 +122,7 @@ class Plain:
 class Jitted(Plain):
     """The same operations compiled by XLA, once for each codec and shape; they stay on the arrays' devices."""
 
-    run_encode = staticmethod(jax.jit(Plain.run_encode, static_argnums=1))
+    run_encode = staticmethod(jax.jit(Plain.run_encode, static_argnums=(1, 3)))
     run_decode = staticmethod(jax.jit(Plain.run_decode, static_argnums=(0, 2, 4)))
 
 
@@ -135,6 +143,16 @@ def _module(codec: Codec) -> ModuleType:
             "jit, on unsharded CPU arrays, every codec works"
         )
     return CODECS[codec.name]
+
+
+def _values(plane: Any) -> np.ndarray:
+    """A plane from which the lengths of others follow."""
+    if isinstance(plane, Tracer):
+        raise UnsupportedByBackend(
+            "then: the jax backend cannot decode planes in a trace whose length depends on values of another plane, "
+            "unless that one is a constant; outside of jit it can"
+        )
+    return arrays.to_numpy(plane)
 
 
 def _numpy(planes: Given) -> Planes:

@@ -11,12 +11,16 @@ from arraycodec.codecs.nvfp4 import (
     E2M1,
     E4M3,
     EPSILON,
+    HIGHEST_FACTOR,
     HIGHEST_GLOBAL,
     LARGEST,
+    LOWEST_FACTOR,
     LOWEST_GLOBAL,
     NAN_SCALE,
     NVFP4,
+    SMALLEST,
     TOP,
+    UNIT,
 )
 from arraycodec.primitives.floats import BIG_SCALE, INFINITY, LOWER, MAGNITUDE, MIN_SCALE, NAN, ONE
 from arraycodec.spec import ArraySpec
@@ -42,11 +46,12 @@ def encode(x: jax.Array, codec: NVFP4, given: Given) -> Planes:
     run = tiles.split(signed_flushed(widen(x)))
     absmax = tiles.absmax(run)
     if "global_scale" not in planes:
-        planes["global_scale"] = as_float(global_scale(jnp.max(absmax, initial=0).reshape(1), arithmetic))
+        largest = jnp.max(absmax, initial=0).reshape(1)
+        planes["global_scale"] = as_float(global_scale(largest, arithmetic, codec.multiplies))
     divisor = as_bits(planes["global_scale"])
     if "scales" not in planes:
-        planes["scales"] = as_dtype(block_scales(absmax, divisor, arithmetic), "float8_e4m3fn")
-    codes = tiles.join(encode_runs(run, tiles.spread(steps_of(planes["scales"], divisor))))
+        planes["scales"] = as_dtype(block_scales(absmax, divisor, arithmetic, codec.multiplies), "float8_e4m3fn")
+    codes = tiles.join(encode_runs(run, tiles.spread(steps_of(planes["scales"], divisor, codec.multiplies))))
     planes["codes"] = tiles.store(codes, 4, specs["codes"])
     return {name: planes[name] for name in specs}
 
@@ -55,13 +60,15 @@ def decode(codec: NVFP4, planes: Planes, spec: ArraySpec, given: Given) -> jax.A
     """The array of these planes."""
     tiles = tiles_of(spec, codec.block_size, 4)
     value = tiles.split(as_float(small_to_float32(tiles.load(planes["codes"], 4), "float4_e2m1fn")))
-    step = tiles.spread(steps_of(planes["scales"], as_bits(planes["global_scale"])))
+    step = tiles.spread(steps_of(planes["scales"], as_bits(planes["global_scale"]), codec.multiplies))
     return tiles.join(settled(value * as_float(step), usable(step), spec.dtype)).reshape(spec.known_shape)
 
 
-def global_scale(absmax: jax.Array, arithmetic: str) -> jax.Array:
+def global_scale(absmax: jax.Array, arithmetic: str, multiplies: bool) -> jax.Array:
     """Step 2: 2688 times the reciprocal, both rounded to the arithmetic's dtype; 1 where that is no finite number."""
     finite = (absmax < INFINITY) & (absmax >= MIN_SCALE)
+    if multiplies:
+        return jnp.where(finite, div_rn(absmax, as_bits(jnp.float32(TOP))), ONE)
     big = finite & (absmax >= BIG_SCALE)  # lowered, so that the reciprocal is a normal number
     absmax = jnp.where(finite, jnp.where(big, absmax - LOWER, absmax), ONE)
     top = jnp.where(big, np.float32(TOP / 16), np.float32(TOP))
@@ -69,23 +76,35 @@ def global_scale(absmax: jax.Array, arithmetic: str) -> jax.Array:
     return jnp.where(finite & (scale < INFINITY), scale, ONE)
 
 
-def block_scales(absmax: jax.Array, divisor: jax.Array, arithmetic: str) -> jax.Array:
-    """Step 3: the code of absmax / 6 * global scale, 0.125 where it is a zero's; NaN where either is out of range."""
+def block_scales(absmax: jax.Array, divisor: jax.Array, arithmetic: str, multiplies: bool) -> jax.Array:
+    """Step 3: the code of absmax / 6 * global scale, 0.125 where it is a zero's; NaN where either is out of range.
+
+    In the flavour of absmax / (6 * global scale): 1 for a block of zeros, and 2^-9 where it is a zero's otherwise.
+    """
+    usable = (absmax < INFINITY) & in_range(divisor, multiplies)
+    if multiplies:
+        largest = jnp.where(in_range(divisor, True), as_bits(np.float32(LARGEST) * as_float(divisor)), ONE)
+        code = float32_to_small(div_rn(absmax, largest), E4M3)
+        code = jnp.where(code == 0, jnp.uint8(SMALLEST), code)
+        return jnp.where(usable, jnp.where(absmax == 0, jnp.uint8(UNIT), code), jnp.uint8(NAN_SCALE))
     sixth = rounded(div_rn(absmax, as_bits(jnp.float32(LARGEST))), arithmetic)
     code = float32_to_small(as_bits(as_float(sixth) * as_float(divisor)), E4M3)
     code = jnp.where(code == 0, jnp.uint8(EPSILON), code)
-    return jnp.where((absmax >= INFINITY) | ~in_range(divisor), jnp.uint8(NAN_SCALE), code)
+    return jnp.where(usable, code, jnp.uint8(NAN_SCALE))
 
 
-def in_range(divisor: jax.Array) -> jax.Array:
+def in_range(divisor: jax.Array, multiplies: bool) -> jax.Array:
     """Whether a global scale is one with which no step is subnormal or infinite."""
-    return (divisor >= LOWEST_GLOBAL) & (divisor < HIGHEST_GLOBAL)
+    lowest, highest = (LOWEST_FACTOR, HIGHEST_FACTOR) if multiplies else (LOWEST_GLOBAL, HIGHEST_GLOBAL)
+    return (divisor >= lowest) & (divisor < highest)
 
 
-def steps_of(scales: jax.Array, divisor: jax.Array) -> jax.Array:
+def steps_of(scales: jax.Array, divisor: jax.Array, multiplies: bool) -> jax.Array:
     """Step 4: the bits of scale / global scale, by which a value is multiplied; NaN for a global scale out of range."""
-    inside = in_range(divisor)
+    inside = in_range(divisor, multiplies)
     scale = small_to_float32(as_dtype(scales, "uint8"), "float8_e4m3fn")
+    if multiplies:
+        return jnp.where(inside, as_bits(as_float(scale) * as_float(divisor)), NAN)
     return jnp.where(inside, div_rn(scale, jnp.where(inside, divisor, ONE)), NAN)
 
 

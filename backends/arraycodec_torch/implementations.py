@@ -19,8 +19,10 @@ from arraycodec_torch import arrays
 
 # codec name -> the module with `encode(x, codec, given)` and `decode(codec, planes, spec, given, out)` of that family
 PLAIN = {
+    "bitmask": "arraycodec_torch.bitmask",
     "codebook": "arraycodec_torch.codebook",
     "delta": "arraycodec_torch.delta",
+    "gguf": "arraycodec_torch.gguf",
     "linear": "arraycodec_torch.linear",
     "llm_int8": "arraycodec_torch.llm_int8",
     "lossless": "arraycodec_torch.lossless",
@@ -29,16 +31,20 @@ PLAIN = {
     "nvfp4": "arraycodec_torch.nvfp4",
     "permuted": "arraycodec_torch.permuted",
     "tied": "arraycodec_torch.tied",
+    "two_four": "arraycodec_torch.two_four",
 }
 TRITON = {
+    "bitmask": "arraycodec_torch.triton_bitmask",
     "codebook": "arraycodec_torch.triton_codebook",
     "delta": "arraycodec_torch.triton_delta",
+    "gguf": "arraycodec_torch.triton_gguf",
     "linear": "arraycodec_torch.triton_linear",
     "llm_int8": "arraycodec_torch.triton_llm_int8",
     "lossless": "arraycodec_torch.triton_lossless",
     "microscaling": "arraycodec_torch.triton_microscaling",
     "minifloat": "arraycodec_torch.triton_minifloat",
     "nvfp4": "arraycodec_torch.triton_nvfp4",
+    "two_four": "arraycodec_torch.triton_two_four",
 }
 
 
@@ -89,7 +95,7 @@ class Families:
         given: Given,
         out: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        return decode_with(self._decode, codec, planes, spec, given, out)
+        return decode_with(self._decode, codec, planes, spec, given, out, arrays.to_numpy)
 
     def _encode(self, codec: Codec, x: torch.Tensor, given: Given) -> Planes:
         arrays.device_of(f"encode {codec.name}", [x, *given.values()])

@@ -9,12 +9,16 @@ from arraycodec.codecs.nvfp4 import (
     E2M1,
     E4M3,
     EPSILON,
+    HIGHEST_FACTOR,
     HIGHEST_GLOBAL,
     LARGEST,
+    LOWEST_FACTOR,
     LOWEST_GLOBAL,
     NAN_SCALE,
     NVFP4,
+    SMALLEST,
     TOP,
+    UNIT,
 )
 from arraycodec.primitives.grid import Grid, grid_of
 from arraycodec.spec import ArraySpec
@@ -47,14 +51,14 @@ def encode(x: torch.Tensor, codec: NVFP4, given: Given) -> Planes:
     arithmetic = x.dtype if codec.arithmetic == "eager" else torch.float32
     planes = {"codes": arrays.empty(specs["codes"], x.device), **taken(codec, given)}
     if "global_scale" not in given:
-        planes["global_scale"] = global_scale(absmax_of_tiles(source, whole(spec.size)), arithmetic)
+        planes["global_scale"] = global_scale(absmax_of_tiles(source, whole(spec.size)), arithmetic, codec.multiplies)
     divisor = planes["global_scale"]
     if "scales" not in given:
-        found = block_scale(absmax_of_tiles(source, grid), as_bits(divisor), arithmetic)
+        found = block_scale(absmax_of_tiles(source, grid), as_bits(divisor), arithmetic, codec.multiplies)
         planes["scales"] = found.view(arrays.dtype(SCALES)).reshape(specs["scales"].known_shape)
     scales, stream = arrays.flat(planes["scales"]), planes["codes"].view(-1)
     for piece in pieces(grid, x.device):
-        run, step = load(source, piece), piece.spread(step_of(scales[piece.tiles], divisor))
+        run, step = load(source, piece), piece.spread(step_of(scales[piece.tiles], divisor, codec.multiplies))
         run = torch.where(step > 0, run, 0)
         y = as_bits(as_float(run) / torch.where(step > 0, step, 1))
         sign = torch.where((run & MAGNITUDE) != 0, (run >> 28) & 8, 0)
@@ -69,7 +73,7 @@ def decode(codec: NVFP4, planes: Planes, spec: ArraySpec, given: Given, out: tor
     scales = arrays.flat(planes["scales"])
     for piece in pieces(grid_of(spec, codec.block_size), out.device):
         codes = load_dense(stream, 4, piece.start, piece.stop)
-        step = piece.spread(step_of(scales[piece.tiles], planes["global_scale"]))
+        step = piece.spread(step_of(scales[piece.tiles], planes["global_scale"], codec.multiplies))
         u = product(table.index_select(0, codes).view(piece.rows, -1), step, step > 0)
         target[piece.start : piece.stop] = narrow(u, out.dtype).view(-1)
 
@@ -86,10 +90,13 @@ def whole(size: int) -> Grid:
     return Grid(1, 1, size, 1, max(size, 1))
 
 
-def global_scale(absmax: torch.Tensor, arithmetic: torch.dtype) -> torch.Tensor:
+def global_scale(absmax: torch.Tensor, arithmetic: torch.dtype, multiplies: bool) -> torch.Tensor:
     """Step 2: 2688 times the reciprocal, both rounded to the arithmetic's dtype; 1 where that is no finite number."""
     absmax = absmax if absmax.numel() else absmax.new_zeros(1)
     usable, big = (absmax >= MIN_SCALE) & (absmax < INFINITY), absmax >= BIG_SCALE
+    if multiplies:
+        factor = as_float(absmax) / torch.full_like(absmax, TOP, dtype=torch.float32)
+        return torch.where(usable, factor, 1)
     divisor = as_float(torch.where(usable, torch.where(big, absmax - LOWER, absmax), ONE))
     reciprocal = rounded(as_bits(torch.ones_like(divisor) / divisor), arithmetic)
     top = torch.where(big, TOP / 16, torch.full_like(divisor, TOP))
@@ -97,20 +104,30 @@ def global_scale(absmax: torch.Tensor, arithmetic: torch.dtype) -> torch.Tensor:
     return as_float(torch.where(usable & (scale < INFINITY), scale, ONE))
 
 
-def block_scale(absmax: torch.Tensor, divisor: torch.Tensor, arithmetic: torch.dtype) -> torch.Tensor:
-    """Step 3: the code of absmax / 6 * global scale, 0.125 where it is a zero's; NaN where either is out of range."""
+def block_scale(absmax: torch.Tensor, divisor: torch.Tensor, arithmetic: torch.dtype, multiplies: bool) -> torch.Tensor:
+    """Step 3: the code of absmax / 6 * global scale, 0.125 where it is a zero's; NaN where either is out of range.
+
+    In the flavour of absmax / (6 * global scale): 1 for a block of zeros, and 2^-9 where it is a zero's otherwise.
+    """
+    usable = (absmax < INFINITY) & in_range(divisor, multiplies)
+    if multiplies:
+        code = float32_to_small(as_bits(as_float(absmax) / (LARGEST * as_float(divisor))), E4M3)
+        code = torch.where(absmax == 0, UNIT, torch.where(code != 0, code, SMALLEST))
+        return torch.where(usable, code, NAN_SCALE).to(torch.uint8)
     sixth = rounded(as_bits(as_float(absmax) / torch.full_like(absmax, LARGEST, dtype=torch.float32)), arithmetic)
     code = float32_to_small(as_bits(as_float(sixth) * as_float(divisor)), E4M3)
     code = torch.where(code != 0, code, EPSILON)
-    return torch.where((absmax < INFINITY) & in_range(divisor), code, NAN_SCALE).to(torch.uint8)
+    return torch.where(usable, code, NAN_SCALE).to(torch.uint8)
 
 
-def step_of(scales: torch.Tensor, divisor: torch.Tensor) -> torch.Tensor:
+def step_of(scales: torch.Tensor, divisor: torch.Tensor, multiplies: bool) -> torch.Tensor:
     """What values are multiplied with: scale / global scale, NaN where a global scale is out of range."""
     scale = values(SCALES, scales.device).index_select(0, scales.view(torch.uint8).to(torch.int32))
-    return torch.where(in_range(as_bits(divisor)), scale / divisor, as_float(torch.full_like(as_bits(divisor), NAN)))
+    step, nan = scale * divisor if multiplies else scale / divisor, as_float(torch.full_like(as_bits(divisor), NAN))
+    return torch.where(in_range(as_bits(divisor), multiplies), step, nan)
 
 
-def in_range(divisor: torch.Tensor) -> torch.Tensor:
+def in_range(divisor: torch.Tensor, multiplies: bool) -> torch.Tensor:
     """Whether a global scale, by its bits, is one that can be used."""
-    return (divisor >= int(LOWEST_GLOBAL)) & (divisor < int(HIGHEST_GLOBAL))
+    lowest, highest = (LOWEST_FACTOR, HIGHEST_FACTOR) if multiplies else (LOWEST_GLOBAL, HIGHEST_GLOBAL)
+    return (divisor >= int(lowest)) & (divisor < int(highest))

@@ -29,14 +29,14 @@ def encode(x: torch.Tensor, codec: NVFP4, given: Given) -> Planes:
     if "global_scale" not in given:
         arithmetic = x.dtype if codec.arithmetic == "eager" else torch.float32
         absmax = absmax_of_tiles(source, kind, whole(spec.size))
-        planes = {**planes, "global_scale": global_scale(absmax, arithmetic)}
+        planes = {**planes, "global_scale": global_scale(absmax, arithmetic, codec.multiplies)}
     planes = {name: planes[name] if name in planes else arrays.empty(specs[name], x.device) for name in specs}
     if spec.size:
         launch(
             kernels.encode, patches.programs, source, integers(planes["global_scale"]),
             integers(arrays.flat(planes["scales"])), values(SCALES, x.device), planes["codes"].view(-1),
             *patches.numbers[:3], KIND=kind, ARITHMETIC=kind if codec.arithmetic == "eager" else FLOAT32,
-            FIND="scales" not in given, **block_constants(patches),
+            MULTIPLIES=codec.multiplies, FIND="scales" not in given, **block_constants(patches),
         )  # fmt: skip
     return planes
 
@@ -50,5 +50,6 @@ def decode(codec: NVFP4, planes: Planes, spec: ArraySpec, given: Given, out: tor
     launch(
         kernels.decode, patches.programs, arrays.flat(planes["codes"]), integers(arrays.flat(planes["scales"])),
         integers(planes["global_scale"]), values(SCALES, out.device), values(ELEMENTS, out.device),
-        integers(out.view(-1)), *patches.numbers[:3], KIND=KINDS[spec.dtype], **block_constants(patches),
+        integers(out.view(-1)), *patches.numbers[:3], KIND=KINDS[spec.dtype],
+        MULTIPLIES=codec.multiplies, **block_constants(patches),
     )  # fmt: skip

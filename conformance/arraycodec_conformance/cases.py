@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from arraycodec.base import Codec, Then
+from arraycodec.base import Codec, Planes, Then
+from arraycodec.codecs.bitmask import Bitmask
 from arraycodec.codecs.codebook import Codebook
 from arraycodec.codecs.delta import Delta
+from arraycodec.codecs.gguf import Gguf
 from arraycodec.codecs.linear import Linear
 from arraycodec.codecs.llm_int8 import LLMInt8
 from arraycodec.codecs.lossless import Lossless
@@ -18,7 +21,10 @@ from arraycodec.codecs.minifloat import Minifloat
 from arraycodec.codecs.nvfp4 import NVFP4
 from arraycodec.codecs.permuted import Permuted
 from arraycodec.codecs.tied import Tied
+from arraycodec.codecs.two_four import TwoFour
+from arraycodec.primitives.gguf_blocks import TYPES
 from arraycodec.registry import SCHEMES
+from arraycodec.spec import ArraySpec, spec_of
 
 NESTED = Codebook("dynamic", block_size=256, offset=True)
 RISING16 = np.array([-3, -2, -1.5, -1, -0.75, -0.5, -0.25, -0.125, 0, 0.1, 0.2, 0.4, 0.8, 1, 2, 5], np.float32)
@@ -32,14 +38,16 @@ RISING256 = np.concatenate([np.linspace(-1, -0.01, 127), np.linspace(0, 1, 129)]
 class Case:
     """A codec, and the planes and inputs that encoding with it is given.
 
-    base    the array that is given as "base" to encode and to decode an array, made from that array
-    fitted  planes that encoding is given besides, made from the array
+    base     the array that is given as "base" to encode and to decode an array, made from that array
+    fitted   planes that encoding is given besides, made from the array
+    written  planes of these specs as others write them, from a seed: for a codec that decodes only
     """
 
     codec: Codec
     given: dict[str, np.ndarray] = field(default_factory=dict, compare=False, hash=False)
     base: Callable[[np.ndarray], np.ndarray] | None = field(default=None, compare=False, hash=False)
     fitted: Callable[[np.ndarray], dict[str, np.ndarray]] | None = field(default=None, compare=False, hash=False)
+    written: Callable[[dict[str, ArraySpec], int], Planes] | None = field(default=None, compare=False, hash=False)
 
     def __str__(self) -> str:
         inputs = f"+{'+'.join(self.given)}" if self.given else ""
@@ -52,6 +60,12 @@ class Case:
     def encoding(self, x: np.ndarray) -> dict[str, np.ndarray]:
         """What encoding `x` is given."""
         return {**self.given, **self.inputs(x), **(self.fitted(x) if self.fitted else {})}
+
+    def planes(self, x: np.ndarray) -> Planes:
+        """The planes of `x` by the reference; of a codec that decodes only, some planes of an array like `x`."""
+        if self.written is not None:
+            return self.written(self.codec.planes(spec_of(x)), zlib.crc32(np.ascontiguousarray(x)))
+        return self.codec.encode(x, self.encoding(x))
 
     @property
     def host_encoded(self) -> bool:
@@ -89,6 +103,12 @@ def shuffled(axis: int) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
         return {"order": np.random.default_rng(columns).permutation(columns).astype(np.int32)}
 
     return order
+
+
+def any_bytes(specs: dict[str, ArraySpec], seed: int) -> Planes:
+    """uint8 planes of any bytes."""
+    rng = np.random.default_rng(seed)
+    return {name: rng.integers(0, 256, spec.known_shape, np.uint8) for name, spec in specs.items()}
 
 
 CASES = [
@@ -149,6 +169,8 @@ CASES = [
     Case(NVFP4()),
     Case(NVFP4(arithmetic="eager")),
     Case(NVFP4(block_size=32), {"global_scale": HUNDRED}),
+    Case(NVFP4(flavour="modelopt")),
+    Case(NVFP4(block_size=32, flavour="modelopt"), {"global_scale": TENTH}),
     Case(Lossless()),
     Case(Lossless("storage")),
     Case(Lossless("inference")),
@@ -159,4 +181,12 @@ CASES = [
     Case(Permuted(), fitted=shuffled(-1)),
     Case(Permuted(axis=0), fitted=shuffled(0)),
     Case(Then(Permuted(), values=Linear(4, False, (1, 32))), fitted=shuffled(-1)),
+    *(Case(Gguf(name), written=any_bytes) for name in TYPES),
+    Case(Bitmask()),
+    Case(Bitmask(drop_negative_zero=True)),
+    Case(Then(Bitmask(), values=Minifloat())),
+    Case(Then(Linear(8, block_size=(1, None)), codes=Bitmask())),
+    Case(TwoFour(prune=True)),
+    Case(TwoFour(prune=True, drop_negative_zero=True)),
+    Case(Then(TwoFour(prune=True), values=Linear(4, block_size=(1, 32)))),
 ]

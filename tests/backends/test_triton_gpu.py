@@ -15,6 +15,8 @@ import arraycodec as ac
 import arraycodec_torch
 from arraycodec.base import Planes
 from arraycodec.errors import CorruptError
+from arraycodec.primitives.gguf_blocks import TYPES
+from arraycodec_conformance.cases import any_bytes
 from arraycodec_conformance.compare import same_bits
 from arraycodec_conformance.suite import BackendSuite
 from arraycodec_torch.implementations import TRITON
@@ -75,7 +77,15 @@ def test_every_case_of_the_other_tiers(family: str) -> None:
 
 
 def test_every_family_has_cases() -> None:
-    assert set(CASES) == set(TRITON) - {"delta"}  # which is given a base: test_triton_delta.py
+    assert set(CASES) == set(TRITON) - {"delta", "gguf"}  # which have tests of their own: test_triton_*.py
+
+
+@pytest.mark.parametrize("name", TYPES)
+def test_gguf(name: str) -> None:
+    codec, spec = ac.Gguf(name), ac.ArraySpec((33, 512), "bfloat16")
+    planes = any_bytes(codec.planes(spec), 0)
+    decoded = arraycodec_torch.IMPLEMENTATIONS["triton"].decode(codec, on_gpu(planes), spec, {})
+    assert arraycodec_torch.to_numpy(decoded).tobytes() == codec.decode(planes, spec).tobytes()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)

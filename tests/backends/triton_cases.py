@@ -12,6 +12,7 @@ from arraycodec_conformance.strategies import PATTERNS
 from tests.backends.triton_emulation import sample, sample_tiles
 
 CT = "compressed-tensors"
+SPARSE = ("bitmask", "two_four")
 USER = np.linspace(-1, 1, 16, dtype=np.float32)  # a midpoint of it is zero
 SMALL = np.array([2, 1, 0.9999999, 0.5, 2.0**-11, 0, -1, -0.9999999], np.float32) * np.float32(2.0**-89)
 SCALES = np.array([1, -1, 0, 2.0**-101, 2.0**127, np.inf, 7, 1e-3], np.float32)
@@ -32,7 +33,10 @@ class Case(NamedTuple):
         tile = getattr(self.codec, "block_size", None)
         if isinstance(tile, tuple):
             return sample_tiles(self.shape, tile, self.dtype)
-        return sample(int(np.prod(self.shape)), self.dtype).reshape(self.shape)
+        x = sample(int(np.prod(self.shape)), self.dtype).reshape(self.shape)
+        if self.codec.name in SPARSE:
+            x[np.random.default_rng(1).random(self.shape) < 0.5] = 0
+        return x
 
 
 def tie_rows(largest: float) -> np.ndarray:
@@ -60,6 +64,11 @@ def nvfp4_ties() -> tuple[np.ndarray, dict[str, np.ndarray]]:
 
 
 CASES: dict[str, list[Case]] = {
+    "bitmask": [
+        Case(ac.Bitmask(), (24, 256), "bfloat16"),
+        Case(ac.Bitmask(drop_negative_zero=True), (33, 130)),
+        Case(ac.Bitmask(), (5, 3), "float16"),
+    ],
     "codebook": [
         Case(ac.Codebook("nf4"), (4096 * 2,)),
         Case(ac.Codebook("nf4"), (4096 + 37,), "bfloat16"),
@@ -99,13 +108,21 @@ CASES: dict[str, list[Case]] = {
         Case(ac.Microscaling(flavour=CT), (64, 64), "float16"),
         Case(ac.Microscaling("int8"), (8, 32), given={"scales": EIGHT[:, None]}),
     ],
+    "two_four": [
+        Case(ac.TwoFour(prune=True), (24, 256), "bfloat16"),
+        Case(ac.TwoFour(prune=True, drop_negative_zero=True), (33, 130)),
+        Case(ac.TwoFour(prune=True), (5, 3), "float16"),
+    ],
     "nvfp4": [
         Case(ac.NVFP4(), (4096 * 2,)),
         Case(ac.NVFP4(arithmetic="eager"), (33, 130), "bfloat16"),
         Case(ac.NVFP4(block_size=32), (8, 64), given={"global_scale": np.full(1, 100, np.float32)}),
+        Case(ac.NVFP4(flavour="modelopt"), (33, 130), "bfloat16"),
     ],
 }  # fmt: skip
 MORE: dict[str, list[Case]] = {  # at level full and above
+    "bitmask": [Case(ac.Bitmask(), (4099,)), Case(ac.Bitmask(), (1, 1), "bfloat16")],
+    "two_four": [Case(ac.TwoFour(prune=True), (4099,)), Case(ac.TwoFour(prune=True), (17, 1), "bfloat16")],
     "codebook": [
         Case(ac.Codebook("fp4", block_size=4096), (4096 + 5,), "float16"),
         Case(ac.Codebook("nf4", block_size=2), (1001,)),
@@ -156,7 +173,7 @@ MORE: dict[str, list[Case]] = {  # at level full and above
         Case(ac.NVFP4(), (1,)),
     ],
 }  # fmt: skip
-QUANTISERS = [family for family, own in CASES.items() if not own[0].codec.lossless]
+QUANTISERS = [family for family, own in CASES.items() if not own[0].codec.lossless and family not in SPARSE]
 # What is run on all 2^16 patterns of a dtype: codecs whose steps are not those of another one here.
 EVERY_PATTERN: dict[str, list[Codec]] = {
     "bfloat16": [ac.Codebook("nf4"), ac.Microscaling("float8_e5m2", block_size=64), ac.NVFP4(arithmetic="eager")],

@@ -7,12 +7,13 @@ import pytest
 
 import arraycodec as ac
 from arraycodec.spec import numpy_dtype
+from arraycodec_conformance.cases import any_bytes
 from arraycodec_conformance.compare import same_bits
 from arraycodec_conformance.plugin import Level
 from arraycodec_torch import IMPLEMENTATIONS, from_numpy, to_numpy
 from tests.backends import delta_cases, lossless_cases
 from tests.backends.triton_cases import CASES, Case, cases
-from tests.backends.triton_emulation import LAUNCHERS, compare
+from tests.backends.triton_emulation import LAUNCHERS, compare, decode
 
 TRITON = IMPLEMENTATIONS["triton"]
 
@@ -58,3 +59,9 @@ def test_delta() -> None:
     own = {plane: from_numpy(array) for plane, array in example.planes.items()}
     got = TRITON.decode(ac.Delta(), own, example.spec, {"base": from_numpy(example.base)})
     same_bits(to_numpy(got), example.array, "decoded")
+
+
+@pytest.mark.parametrize("name", ["Q4_K", "TQ1_0"])
+def test_gguf(name: str, few_programs: None) -> None:
+    codec, spec = ac.Gguf(name), ac.ArraySpec((3, 512), "float32")
+    decode(TRITON, codec, any_bytes(codec.planes(spec), 0), spec.known_shape, spec.dtype)

@@ -68,6 +68,70 @@ def test_every_bfloat16_number_as_the_largest_of_a_block(codec: ac.NVFP4, bits: 
     same_bits(unpacked(planes["codes"], 4, codes.size), codes.reshape(-1), f"{codec} {bits:08x}: codes")
 
 
+# -- the flavour of ModelOpt: what its NVFP4QTensor does, in NumPy
+
+
+def modelopt(x: np.ndarray, block: int, factor: Any = None) -> dict[str, np.ndarray]:
+    """Its `quantize` and `dequantize` of whole blocks, operation by operation."""
+    wide = x.astype(np.float32).reshape(-1, block)
+    factor = np.abs(wide).max().reshape(1) / np.float32(6.0 * 448.0) if factor is None else factor
+    scale = np.abs(wide).max(axis=1) / (np.float32(6) * factor)
+    scale[scale == 0] = 1
+    scales = np.clip(scale, np.float32(2**-9), np.float32(448)).astype(ml_dtypes.float8_e4m3fn)
+    y = wide / (scales.astype(np.float32) * factor)[:, None]
+    bounds = np.array([0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5], np.float32)
+    codes = np.searchsorted(bounds, np.abs(y)) + np.isin(np.abs(y), bounds[1::2])
+    codes = (codes + 8 * (y < 0)).astype(np.uint8)
+    values = FP4[codes] * (scales.astype(np.float32) * factor)[:, None]
+    return {"codes": codes, "scales": scales, "global_scale": factor, "decoded": values.astype(x.dtype)}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("block", [16, 64])
+def test_modelopt_stores_and_decodes_the_same(dtype: str, block: int) -> None:
+    codec = ac.NVFP4(block, flavour="modelopt")
+    for distribution, exponent in (("normal", -6), ("cauchy", 0), ("ties", 0), ("log-normal", -3), ("sparse", 2)):
+        x = Recipe((32, 128), dtype, distribution, exponent, 3).array()
+        with np.errstate(invalid="ignore"):
+            x = np.where(np.isfinite(x.astype(np.float32)), x, x.dtype.type(0))
+        for factor in (None, np.array([0.01], np.float32)):
+            want = modelopt(x, block, factor)
+            enc = ac.encode(x, codec, given={} if factor is None else {"global_scale": factor})
+            what = f"{distribution} {dtype} {factor}"
+            same_bits(enc.planes["global_scale"], want["global_scale"], f"{what}: global scale")
+            same_bits(enc.planes["scales"].reshape(-1), want["scales"], f"{what}: scales")
+            same_bits(unpacked(enc.planes["codes"], 4, x.size), want["codes"].reshape(-1), f"{what}: codes")
+            same_bits(ac.decode(enc), want["decoded"].reshape(x.shape), f"{what}: decoded")
+
+
+def test_modelopt_at_the_edges() -> None:
+    """A block of zeros, one too small for its scale, given factors at the ends of what is in use."""
+    codec = ac.NVFP4(8, flavour="modelopt")
+    x = np.zeros((4, 8), np.float32)
+    x[1], x[2, :2] = 1e-9, (3, -1)
+    planes = codec.encode(x)
+    same_bits(planes["global_scale"], np.array([3], np.float32) / np.float32(2688), "global scale")
+    assert planes["scales"].reshape(-1).tolist() == [1.0, 2.0**-9, 448.0, 1.0]
+    assert not codec.encode(x[:1])["codes"].any() and codec.encode(x[:1])["global_scale"].tolist() == [1.0]
+    for bits, used in ((0x05800000, True), (0x057FFFFF, False), (0x79FFFFFF, True), (0x7A000000, False)):
+        planes = every_code_with_every_scale(bits)
+        got = codec.decode(planes | {"scales": np.repeat(planes["scales"], 2)}, ac.ArraySpec((256 * 16,), "float32"))
+        with np.errstate(over="ignore", invalid="ignore"):
+            step = np.repeat(FP8, 16) * planes["global_scale"]
+            want = FP4[unpacked(planes["codes"], 4, 4096)] * step
+            want = np.where((want == 0) & ~(step > 0), np.float32(0), want)
+        positive = ~np.isnan(step)
+        same_bits(got[positive], want[positive] if used else np.full(4064, np.nan, np.float32), f"{bits:08x}")
+        assert np.isnan(got[~positive]).all()
+
+
+def test_modelopt_factors_are_shared_too() -> None:
+    q, k = (Recipe((16, 64), "bfloat16", "normal", e, 1).array() for e in (0, 4))
+    codec = ac.NVFP4(flavour="modelopt")
+    together = codec.encode(np.concatenate([q, k]))["global_scale"]
+    same_bits(ac.shared_global_scale([q, k], flavour="modelopt"), together, "two")
+
+
 # -- every byte
 
 
@@ -116,7 +180,7 @@ def test_hardware_that_flushes_subnormals_gives_the_same_bits() -> None:
     def results() -> list[np.ndarray]:
         found: list[np.ndarray] = []
         for array in arrays:
-            for codec in (ac.NVFP4(), EAGER):
+            for codec in (ac.NVFP4(), EAGER, ac.NVFP4(flavour="modelopt")):
                 for rows in (array, *array):
                     found += codec.encode(rows).values()
                 for bits in (SMALLEST, 0x0D800000, 0x3F800000, LARGEST):
@@ -218,6 +282,8 @@ def test_bad_sets_are_refused() -> None:
         ({"block_size": None}, "block_size must be"),
         ({"block_size": (1, 16)}, "block_size must be"),
         ({"arithmetic": "bfloat16"}, "arithmetic must be 'float32' or 'eager', got 'bfloat16'"),
+        ({"flavour": "trt"}, "flavour must be None or 'modelopt', got 'trt'"),
+        ({"flavour": "modelopt", "arithmetic": "eager"}, "arithmetic must be 'float32' with the flavour, got 'eager'"),
     ],
 )
 def test_bad_parameters_are_refused(params: dict[str, Any], message: str) -> None:

@@ -10,7 +10,9 @@ import sys
 from typing import Any
 
 import numpy as np
+import toy_bitmask
 import toy_delta
+import toy_gguf
 import toy_linear
 import toy_llm_int8
 import toy_lossless
@@ -19,6 +21,7 @@ import toy_minifloat
 import toy_nvfp4
 import toy_permuted
 import toy_tied
+import toy_two_four
 
 from arraycodec.base import Codec, Given, Planes, decode_with, encode_with
 from arraycodec.errors import ArgumentError, UnsupportedByBackend
@@ -31,7 +34,9 @@ IMPLEMENTATIONS = {"plain": sys.modules[__name__]}
 # codec name -> the module with `encode(codec, x, given)` and `decode(codec, planes, spec)` of that family; decoding a
 # codec that has the input "base" takes it as a fourth argument
 WITNESSES = {
+    "bitmask": toy_bitmask,
     "delta": toy_delta,
+    "gguf": toy_gguf,
     "linear": toy_linear,
     "llm_int8": toy_llm_int8,
     "lossless": toy_lossless,
@@ -40,6 +45,7 @@ WITNESSES = {
     "nvfp4": toy_nvfp4,
     "permuted": toy_permuted,
     "tied": toy_tied,
+    "two_four": toy_two_four,
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import ml_dtypes
@@ -22,16 +23,22 @@ def encode(codec: Any, array: np.ndarray, given: Planes) -> Planes:
         x = np.zeros(count * codec.block_size, np.float32)
         x[: array.size] = array.astype(np.float32).ravel()
         x = np.where(np.abs(x) < np.float32(2**-126), np.float32(0), x).reshape(count, codec.block_size)
-        divisor = given.get("global_scale", global_scale(np.abs(x).max(initial=0), narrow))
+        own = (
+            global_factor(np.abs(x).max(initial=0)) if codec.flavour else global_scale(np.abs(x).max(initial=0), narrow)
+        )
+        divisor = given.get("global_scale", own)
+        in_use = used(codec)
         if "scales" in given:
             scales = given["scales"].ravel()
         else:
             absmax = np.abs(x).max(axis=1, initial=0)
             sixth = (absmax / np.float32(6)).astype(narrow).astype(np.float32)
-            scales = np.minimum(sixth * divisor, np.float32(448)).astype(E4M3)
-            scales = np.where(scales.astype(np.float32) == 0, E4M3.type(0.125), scales)
+            wanted = absmax / (np.float32(6) * divisor) if codec.flavour else sixth * divisor
+            scales = np.minimum(wanted, np.float32(448)).astype(E4M3)
+            least = np.where(absmax == 0, E4M3.type(1), E4M3.type(2**-9)) if codec.flavour else E4M3.type(0.125)
+            scales = np.where(scales.astype(np.float32) == 0, least, scales)
             scales = np.where(np.isfinite(absmax) & in_use(divisor), scales, E4M3.type(np.nan))
-        step = np.where(in_use(divisor), scales.astype(np.float32) / divisor, np.float32(np.nan))[:, None]
+        step = np.where(in_use(divisor), combined(codec, scales, divisor), np.float32(np.nan))[:, None]
         y = np.clip(np.where((step > 0) & ~np.isnan(x), x / step, np.float32(0)), -6, 6)
         negative = (x < 0) & (step > 0)
         codes = (np.abs(y).astype(E2M1).view(np.uint8) | (negative << 3)).astype(np.uint8).ravel()
@@ -50,8 +57,18 @@ def global_scale(absmax: np.float32, narrow: np.dtype) -> np.ndarray:
     return np.where(np.isfinite(scale), scale, np.float32(1))
 
 
-def in_use(divisor: np.ndarray) -> np.ndarray:
-    return (divisor >= np.float32(2.0**-117)) & (divisor < np.float32(2.0**115))
+def global_factor(absmax: np.float32) -> np.ndarray:
+    return np.full(1, absmax / np.float32(2688) if 2**-100 <= absmax < np.inf else 1, np.float32)
+
+
+def combined(codec: Any, scales: np.ndarray, divisor: np.ndarray) -> np.ndarray:
+    wide = scales.astype(np.float32).ravel()
+    return wide * divisor if codec.flavour else wide / divisor
+
+
+def used(codec: Any) -> Callable[[np.ndarray], np.ndarray]:
+    low, high = (2.0**-116, 2.0**117) if codec.flavour else (2.0**-117, 2.0**115)
+    return lambda divisor: (divisor >= np.float32(low)) & (divisor < np.float32(high))
 
 
 def decode(codec: Any, planes: Planes, spec: ArraySpec) -> np.ndarray:
@@ -59,7 +76,7 @@ def decode(codec: Any, planes: Planes, spec: ArraySpec) -> np.ndarray:
     codes = np.stack([codes & 15, codes >> 4], axis=1).ravel()[: spec.size]
     with np.errstate(all="ignore"):
         divisor = planes["global_scale"]
-        step = np.where(in_use(divisor), planes["scales"].astype(np.float32).ravel() / divisor, np.float32(np.nan))
+        step = np.where(used(codec)(divisor), combined(codec, planes["scales"], divisor), np.float32(np.nan))
         step = step[np.arange(spec.size) // codec.block_size]
         value = codes.view(E2M1).astype(np.float32) * step
         value = np.where((value == 0) & ~(step > 0), np.float32(0), value)

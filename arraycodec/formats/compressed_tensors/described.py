@@ -52,7 +52,7 @@ def quantization_config(said: Quantization | None, chosen: Mapping[str, Chosen])
     return replace(
         said,
         groups={f"group_{i}": scheme for i, scheme in enumerate(schemes)},
-        ignore=(*sorted(plain, key=_natural), *absent),
+        ignore=(*sorted(plain, key=_order), *absent),
         format=formats.pop() if len(formats) == 1 else MIXED,
         status="compressed",
         version=VERSION,
@@ -71,19 +71,22 @@ def check_targets(expected: tuple[str, ...], chosen: Mapping[str, Chosen]) -> No
             )
 
 
-def check_calibrated(chosen: Mapping[str, Chosen], names: Collection[str]) -> None:
-    """Raise ArgumentError where a scheme needs scales of activations that are not among the tensors."""
+def check_calibrated(said: Quantization | None, chosen: Mapping[str, Chosen], names: Collection[str]) -> None:
+    """Raise ArgumentError where scales of activations or of a cache are not among the tensors, but were asked for."""
+    cache = said.kv_cache_scheme if said else None
     for name, decision in chosen.items():
-        if decision.scheme is None:
-            continue
-        module, scheme = _module(name), decision.scheme
-        for role, args in (("input", scheme.input_activations), ("output", scheme.output_activations)):
-            for key in _static(role, args):
-                if f"{module}.{key}" not in names:
-                    raise ArgumentError(
-                        f"compressed-tensors: {checks.shown(f'{module}.{key}')} is missing: with this scheme it comes "
-                        f"from a calibration; one with dynamic {role}s, or for weights alone, needs none"
-                    )
+        module, scheme = _module(name), decision.scheme or Scheme()
+        wanted = _static("input", scheme.input_activations) + _static("output", scheme.output_activations)
+        parent, _, leaf = module.rpartition(".")
+        wanted = [f"{module}.{key}" for key in wanted]
+        if leaf == "k_proj" and decision.kind:
+            wanted += [f"{parent}.{key}" for role in ("k", "v") for key in _static(role, cache)]
+        for key in wanted:
+            if key not in names:
+                raise ArgumentError(
+                    f"compressed-tensors: {checks.shown(key)} is missing, which a calibration gives; a scheme with "
+                    "dynamic activations, or for weights alone, needs none"
+                )
 
 
 def _static(role: str, args: Args | None) -> list[str]:
@@ -130,6 +133,6 @@ def _counts_as(kind: str | None) -> str | None:
     return COUNTS_AS.get(kind or "", kind)
 
 
-def _natural(name: str) -> list[int | str]:
-    """Sorts layer 2 before layer 10."""
-    return [int(part) if part.isdecimal() else part for part in DIGITS.split(name)]
+def _order(module: str) -> tuple[bool, list[int | str]]:
+    """Sorts layer 2 before layer 10, and a head that stands beside the layers behind them, as models have it."""
+    return "." not in module, [int(part) if part.isdecimal() else part for part in DIGITS.split(module)]

@@ -18,36 +18,22 @@ from arraycodec import registry
 from arraycodec.containers import checks
 from arraycodec.containers.lazy import LazyTensor
 from arraycodec.errors import ArgumentError
-from arraycodec.formats.compressed_tensors.resolve import class_of
+from arraycodec.formats.compressed_tensors.norms import LM_HEAD, folds_of
 from arraycodec.formats.compressed_tensors.transforms import (
-    ATTENTION_IN,
-    ATTENTION_OUT,
     EMBEDDING,
-    HEAD,
-    MLP_IN,
-    MLP_OUT,
     OFFLINE,
     ONLINE,
-    ROUTERS,
+    Apply,
     Group,
     groups_of,
     rotation_config,
 )
+from arraycodec.formats.modules import WEIGHT, kind, module_of
 from arraycodec.formats.translated import Translated
-from arraycodec.rotations import Rotation, axis_of, hadamard, round_once, rounded_like, turn, widened
+from arraycodec.rotations import SIDES, Rotation, axis_of, hadamard, round_once, rounded_like, turn, widened
+from arraycodec.spec import ArraySpec
 
-LM_HEAD = "lm_head"
-# Linear layers -> the norm in front of them, as a pattern and its replacement.
-_LAYER = r"^(.*?)(?:self_attn|mlp)\..*$"
-NORMS = {
-    ATTENTION_IN: r"\1input_layernorm",
-    MLP_IN: r"\1post_attention_layernorm",
-    ROUTERS: r"\1post_attention_layernorm",
-}
-LAST_NORM = r"(?!.*layers\.)(?:.*\.)?norm$"
-# What these models hold besides, which no rotation between layers concerns.
-OTHERS = (ATTENTION_OUT, MLP_OUT, EMBEDDING, HEAD, LAST_NORM, r".*\.(?:input|post_attention)_layernorm$",
-          r".*self_attn\.[qk]_norm$", r".*rotary_emb$")  # fmt: skip
+EMBEDDED = "Embedding"  # the class of its modules
 
 
 def fuse(
@@ -65,16 +51,17 @@ def fuse(
     tensors      name -> array of any framework, or an open checkpoint, whose tensors are decoded
     transforms   a transform_config; the name of a recipe (see `rotation_config`); None for norms alone
     fold_norms   whether norms of Llama and its like become part of the layers behind them, and 1; by default for None
-                 and the recipes of SpinQuant. A layer that is not known is then an error: a model that is rotated in
-                 parts only would be another model.
+                 and where outputs of an embedding are rotated, which needs it. A layer that is not known is then an
+                 error: a model that is rotated in parts only would be another model.
     norm_offset  what norms add to their weight: 1 for models like Gemma, which hold differences to 1
     head_dim     for recipes that need it
     seed         of the random Hadamard matrices that `matrices` does not hold; a recipe is random where it is given
     matrices     of groups, under the names that the library gives those that run with a model
                  ("model.layers.0.mlp.up_proj.R1_input.weight"); by default those of `tensors`
 
-    Tensors keep their dtype and framework and are rounded once, however much is multiplied into them. Matrices that run
-    with the model are tensors of the result, each once. ArgumentError or FormatError for what does not fit.
+    Tensors keep their dtype and framework and are rounded once, however much is multiplied into them, where the library
+    rounds after every matrix, by way of float32. Matrices that run with the model are tensors of the result, each once.
+    ArgumentError or FormatError for what does not fit.
 
     >>> import numpy as np, arraycodec as ac
     >>> apply = [{"targets": ["up"], "location": "weight_input", "inverse": True}]
@@ -84,13 +71,12 @@ def fuse(
     """
     if isinstance(transforms, str):
         config = rotation_config(transforms, head_dim=head_dim, type="hadamard" if seed is None else "random-hadamard")
-        folding = transforms != "quip"
     else:
-        config, folding = dict(transforms or {"config_groups": {}}), transforms is None
-    folding = folding if fold_norms is None else fold_norms
+        config = dict(transforms or {"config_groups": {}})
     groups = groups_of(config, "transform_config")
+    folding = transforms is None or _rotates_between_layers(tensors, groups) if fold_norms is None else fold_norms
     found = _matrices(tensors if matrices is None else matrices, groups)
-    return Fused(tensors, config, groups, _folds(tensors) if folding else None, norm_offset, _Matrices(found, seed))
+    return Fused(tensors, config, groups, folds_of(tensors) if folding else None, norm_offset, _Matrices(found, seed))
 
 
 class Fused(Mapping[str, Any]):
@@ -107,31 +93,25 @@ class Fused(Mapping[str, Any]):
         self.config = config
         self._tensors, self._groups, self._folds, self._offset = tensors, groups, folds or {}, norm_offset
         self._matrices, self._sources = matrices, {name: name for name in tensors}
-        embedding = next((name for name in tensors if re.match(EMBEDDING, _module(name))), None)
+        embedding = next((name for name in tensors if re.match(EMBEDDING, module_of(name)[0])), None)
         self.untied = folds is not None and embedding is not None and f"{LM_HEAD}.weight" not in tensors
         if self.untied and embedding is not None:
             self._sources[f"{LM_HEAD}.weight"] = embedding
-        self._norms = set(self._folds.values())
+        self._norms, self._classes = set(self._folds.values()), dict[str, str | None]()
         self._online = dict(self._run_with_the_model())
 
     def __getitem__(self, name: str) -> Any:
         if name in self._online:
             return self._online_matrix(*self._online[name])
         source = _value(self._tensors[self._sources[name]])
-        module, parameter = _module(name), name.rpartition(".")[2]
         if name in self._norms:
             return rounded_like(source, np.full(source.shape, 1 - self._offset))
-        norm = self._folds.get(module) if parameter == "weight" else None
-        uses = [
-            (label, group, use)
-            for label, group in self._groups.items()
-            for use in group.apply
-            if use.location in OFFLINE and use.takes(module)
-            and (parameter == "weight" or (parameter == "bias" and use.location == "weight_output"))
-        ]  # fmt: skip
+        module, parameter = module_of(name)
+        norm = self._folds.get(module) if parameter == WEIGHT else None
+        uses = list(self._uses(module, parameter))
         if not uses and norm is None:
             return source
-        embedding = parameter == "weight" and class_of(module) == "Embedding"
+        embedding = parameter == WEIGHT and self._class(module) == EMBEDDED
         try:
             work = widened(_numpy(source))
             if norm is not None:
@@ -148,25 +128,48 @@ class Fused(Mapping[str, Any]):
         yield from self._sources
         yield from self._online
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._sources or name in self._online
+
     def __len__(self) -> int:
         return len(self._sources) + len(self._online)
+
+    def _uses(self, module: str, parameter: str) -> Iterator[tuple[str, Group, Apply]]:
+        """What multiplies a parameter: a bias is part of the output."""
+        for label, group in self._groups.items():
+            for use in group.apply:
+                if use.location not in OFFLINE or not (
+                    parameter == WEIGHT or (parameter == "bias" and use.location == "weight_output")
+                ):
+                    continue
+                if use.takes(module, self._class(module)):
+                    yield label, group, use
+
+    def _class(self, module: str) -> str | None:
+        """The class of a module by its weight, of which only the shape is looked at."""
+        if module not in self._classes:
+            name = f"{module}.{WEIGHT}"
+            shape = tuple(self._tensors[self._sources[name]].shape) if name in self._sources else ()
+            self._classes[module] = kind(name, ArraySpec(shape, "float32"))
+        return self._classes[module]
 
     def _run_with_the_model(self) -> Iterator[tuple[str, tuple[str, Group, int, bool]]]:
         """Names of matrices: the library gives them that of the first layer that uses them."""
         seen = set()
-        for name, source in self._sources.items():
-            for label, group in self._groups.items():
-                for use in group.apply:
-                    module, online = _module(name), use.location in ("input", "output")
-                    if not (online and name.endswith(".weight") and use.takes(module)):
-                        continue
-                    shape = tuple(self._tensors[source].shape)
-                    axis = axis_of(shape, use.location, class_of(module) == "Embedding")
-                    size, inverse = group.head_dim or shape[axis], group.type == "random-matrix" and use.inverse
-                    stored = f"{module}.{label}_{use.location}.weight"
-                    if (label, size, inverse) not in seen and stored not in self._tensors:
-                        yield stored, (label, group, size, inverse)
-                    seen.add((label, size, inverse))
+        uses = [(label, group, use) for label, group in self._groups.items() for use in group.apply]
+        online = [(label, group, use) for label, group, use in uses if use.location in SIDES]
+        for name, source in self._sources.items() if online else ():
+            module, parameter = module_of(name)
+            for label, group, use in online:
+                if parameter != WEIGHT or not use.takes(module, self._class(module)):
+                    continue
+                shape = tuple(self._tensors[source].shape)
+                axis = axis_of(shape, use.location, self._class(module) == EMBEDDED)
+                size, inverse = group.head_dim or shape[axis], group.type == "random-matrix" and use.inverse
+                stored = f"{module}.{label}_{use.location}.{WEIGHT}"
+                if (label, size, inverse) not in seen and stored not in self._tensors:
+                    yield stored, (label, group, size, inverse)
+                seen.add((label, size, inverse))
 
     def _online_matrix(self, label: str, group: Group, size: int, inverse: bool) -> np.ndarray:
         """As the library stores it: Hadamard matrices with entries 1 and -1."""
@@ -218,40 +221,16 @@ def _matrices(tensors: Mapping[str, Any], groups: dict[str, Group]) -> dict[tupl
             matrix = _numpy(_value(tensors[name])).astype(np.float64)
             if matrix.shape != (size, size):
                 raise ArgumentError(f"fuse: {checks.shown(name)} must be a square matrix, got shape {matrix.shape}")
-            inverse = any(use.inverse for use in group.apply if use.location == match[2] and use.takes(match[1]))
+            inverse = any(use.inverse for use in group.apply if use.location == match[2])
             found[label, size] = np.linalg.inv(matrix) if inverse and group.type == "random-matrix" else matrix
     return found
 
 
-def _folds(tensors: Mapping[str, Any]) -> dict[str, str]:
-    """Linear layer -> the name of the norm's weight that is folded into it."""
-    modules = dict.fromkeys(map(_module, tensors))
-    for module in modules:
-        if not any(re.match(pattern, module) for pattern in (*NORMS, *OTHERS)):
-            raise ArgumentError(
-                f"fuse: {checks.shown(module)} is not a layer that Llama or its like has: with norms folded all layers "
-                "must be known"
-            )
-    norms = {
-        module: re.sub(_LAYER, norm, module)
-        for module in modules
-        for pattern, norm in NORMS.items()
-        if re.match(pattern, module)
-    }
-    last = [module for module in modules if re.match(LAST_NORM, module)]
-    if len(last) != 1:
-        raise ArgumentError(f"fuse: there must be one norm in front of {LM_HEAD}, got {last}")
-    norms[LM_HEAD] = last[0]
-    for module, norm in norms.items():
-        if f"{norm}.weight" not in tensors:
-            raise ArgumentError(f"fuse: there is no {norm}.weight to fold into {module}")
-        if f"{norm}.bias" in tensors:
-            raise ArgumentError(f"fuse: {norm} has a bias: only norms that subtract no mean can be folded")
-    return {module: f"{norm}.weight" for module, norm in norms.items()}
-
-
-def _module(name: str) -> str:
-    return name.rpartition(".")[0]
+def _rotates_between_layers(tensors: Mapping[str, Any], groups: dict[str, Group]) -> bool:
+    """Whether outputs of an embedding are rotated, which is where the sum over layers begins."""
+    names = [name for name in tensors if kind(name, ArraySpec((1, 1), "float32")) == EMBEDDED]
+    uses = [use for group in groups.values() for use in group.apply if use.location == "weight_output"]
+    return any(use.takes(module_of(name)[0], EMBEDDED) for use in uses for name in names)
 
 
 def _value(source: Any) -> Any:

@@ -87,17 +87,15 @@ def linear(parts: Parts, args: Args) -> Weight:
     codec = _codec(parts, args, Linear)
     bits, main = codec.bits, PACKED if PACKED in parts.tensors else WEIGHT
     if main == PACKED:
-        words = parts.need(PACKED, ("int32",))
-        shape = _weight_shape(parts, words)
-        where = f"{parts.where}: weight_packed"
-        padded = legacy.is_padded(bits, shape[-1], words.shape[-1], parts.version, where)
+        shape = _weight_shape(parts)
+        padded = _is_padded(parts, args, shape)
     else:
         shape, padded = parts.tensors[WEIGHT].shape, False
-    codec, spec, scale = _scaled(parts, codec, shape)
+    codec, spec, scale = _scaled(parts, args, codec, shape)
     found = {main: parts.tensors[main], SCALE: scale}
     if main == PACKED:
         found[SHAPE] = parts.tensors[SHAPE]
-    zero_points = _zero_points(parts, args, codec, spec, found)
+    zero_points = _zero_points(parts, args, codec, spec, found, padded)
     if G_IDX in parts.tensors:
         found[G_IDX] = parts.need(G_IDX, ("int32", "int64"), shape[-1:])
     moved = G_IDX in found and args.strategy == "group"  # else columns share a scale, in whatever order
@@ -106,8 +104,11 @@ def linear(parts: Parts, args: Args) -> Weight:
     def planes(arrays: Arrays) -> Planes:
         if main == WEIGHT:
             codes = packing.codes_of_integers(arrays[WEIGHT], bits)
+        elif padded:
+            codes = packing.codes_of_padded(arrays[PACKED], bits, shape)
         else:
-            codes = (packing.codes_of_padded if padded else packing.codes_of)(arrays[PACKED], bits, shape)
+            packing.check_padding(arrays[PACKED], bits, shape[-1])
+            codes = packing.codes_of(arrays[PACKED], bits, shape)
         made = {"codes": codes, "scales": arrays[SCALE].reshape(tiles)} | zero_points(arrays)
         return _grouped(made, arrays[G_IDX], bits, shape, args.group_size) if moved else made
 
@@ -117,7 +118,7 @@ def linear(parts: Parts, args: Args) -> Weight:
 def minifloat(parts: Parts, args: Args) -> Weight:
     """float-quantized: float8 codes under scales in the dtype of the model."""
     codes = parts.tensors[WEIGHT]
-    codec, spec, scale = _scaled(parts, _codec(parts, args, Minifloat), codes.shape)
+    codec, spec, scale = _scaled(parts, args, _codec(parts, args, Minifloat), codes.shape)
     found = {WEIGHT: codes, SCALE: scale}
     zero_points = _zero_points(parts, args, codec, spec, found)
     tiles = codec.planes(spec)["scales"].known_shape
@@ -196,8 +197,9 @@ def _codec(parts: Parts, args: Args, kind: type[C]) -> C:
     return codec
 
 
-def _weight_shape(parts: Parts, words: LazyTensor) -> Shape:
+def _weight_shape(parts: Parts) -> Shape:
     """What `weight_shape` says, where packed rows can be rows of such a weight."""
+    words = parts.need(PACKED, ("int32",))
     if not words.shape:
         raise CorruptError(f"{parts.where}: weight_packed must have axes, got none")
     stored = parts.need(SHAPE, ("int64", "int32"), (len(words.shape),))
@@ -205,6 +207,26 @@ def _weight_shape(parts: Parts, words: LazyTensor) -> Shape:
     if shape[:-1] != words.shape[:-1] or shape[-1] < 0:
         raise CorruptError(f"{parts.where}: weight_shape is {list(shape)}, but weight_packed {list(words.shape)}")
     return shape
+
+
+def _is_padded(parts: Parts, args: Args, shape: Shape) -> bool:
+    """Whether codes and zero points are packed as until 0.17."""
+    runs = {PACKED: (shape[-1], parts.tensors[PACKED].shape[-1])}
+    if _packs_zero_points(parts, args, shape):
+        runs[ZEROS] = (shape[-2], parts.tensors[ZEROS].shape[-2])
+    return legacy.is_padded(args.num_bits, runs, parts.version, parts.where)
+
+
+def _packs_zero_points(parts: Parts, args: Args, shape: Shape) -> bool:
+    """Whether zero points are in words, as of groups and channels they are since 0.9.4."""
+    if args.symmetric or ZEROS not in parts.tensors or parts.tensors[ZEROS].dtype != "int32":
+        return False
+    if PACKED not in parts.tensors or args.strategy not in ("group", "channel"):
+        raise CorruptError(f"{parts.where}: weight_zero_point must be int8, got int32")
+    if len(parts.tensors[ZEROS].shape) != len(shape) or len(shape) < 2:
+        got = list(parts.tensors[ZEROS].shape)
+        raise CorruptError(f"{parts.where}: weight_zero_point must have {len(shape)} axes, got {got}")
+    return True
 
 
 def _spec_of_bytes(parts: Parts, codes: LazyTensor, bits: int, group: int) -> ArraySpec:
@@ -217,13 +239,15 @@ def _spec_of_bytes(parts: Parts, codes: LazyTensor, bits: int, group: int) -> Ar
     return parts.spec((*codes.shape[:-1], columns), parts.dtype if parts.dtype in FLOATS else DECODED)
 
 
-def _scaled(parts: Parts, codec: Q, shape: Shape) -> tuple[Q, ArraySpec, LazyTensor]:
+def _scaled(parts: Parts, args: Args, codec: Q, shape: Shape) -> tuple[Q, ArraySpec, LazyTensor]:
     """The codec, the spec of the decoded weight and its scales: of the dtype of the scales, as the library decodes.
 
     Scales of float32 beside a model of 16 bits are those of a codec without flavour.
     """
-    scale = parts.need(SCALE, FLOATS)
-    dtype = scale.dtype
+    group, columns = args.group_size or 0, shape[-1] if shape else 0
+    if 0 < group < columns and columns % group:
+        raise CorruptError(f"{parts.where}: rows must be groups of {group} codes, got {columns}")
+    dtype = parts.need(SCALE, FLOATS).dtype
     if dtype == "float32" and parts.dtype in FLOATS and parts.dtype != dtype and codec.bits > 1:
         codec, dtype = replace(codec, flavour=None, arithmetic="float32"), parts.dtype
     spec = parts.spec(shape, dtype)
@@ -237,32 +261,29 @@ def _scaled(parts: Parts, codec: Q, shape: Shape) -> tuple[Q, ArraySpec, LazyTen
 
 
 def _zero_points(
-    parts: Parts, args: Args, codec: Linear | Minifloat, spec: ArraySpec, found: dict[str, LazyTensor]
+    parts: Parts,
+    args: Args,
+    codec: Linear | Minifloat,
+    spec: ArraySpec,
+    found: dict[str, LazyTensor],
+    padded: bool = False,
 ) -> Callable[[Arrays], Planes]:
     """What makes the plane of zero points; the stored tensor is added to `found`."""
     shape, tiles = spec.known_shape, codec.planes(spec)["scales"].known_shape
-    if ZEROS not in parts.tensors:
-        if args.symmetric:
-            return lambda arrays: {}
-        if legacy.lacks_zero_points(parts.version):
-            return lambda arrays: {"zero_points": np.zeros(tiles, np.int8)}
     if args.symmetric:
+        if ZEROS not in parts.tensors:
+            return lambda arrays: {}
         found[ZEROS] = parts.need(ZEROS, ("int8", "float8_e4m3fn"), found[SCALE].shape)
         return _no_zero_points
-    if parts.need(ZEROS, ("int8", "int32")).dtype == "int8":
+    if ZEROS not in parts.tensors and legacy.lacks_zero_points(parts.version):
+        return lambda arrays: {"zero_points": np.zeros(tiles, np.int8)}
+    if not _packs_zero_points(parts, args, shape):
         found[ZEROS] = parts.need(ZEROS, ("int8",), found[SCALE].shape)
         return lambda arrays: {"zero_points": arrays[ZEROS].reshape(tiles)}
-    if PACKED not in found or args.strategy not in ("group", "channel") or len(shape) < 2:
-        raise CorruptError(f"{parts.where}: weight_zero_point must be int8, got int32")
-    bits, words = args.num_bits, parts.tensors[ZEROS]
-    if len(words.shape) != len(shape) or (words.shape[:-2], words.shape[-1]) != (tiles[:-2], tiles[-1]):
-        want = [*tiles[:-2], "words", tiles[-1]]
-        raise CorruptError(f"{parts.where}: weight_zero_point must have the shape {want}, got {list(words.shape)}")
-    where = f"{parts.where}: weight_zero_point"
-    padded = legacy.is_padded(bits, shape[-2], words.shape[-2], parts.version, where)
+    words = parts.tensors[ZEROS].shape[-2]
+    found[ZEROS] = parts.need(ZEROS, ("int32",), (*tiles[:-2], words, tiles[-1]))
     unpack = packing.zero_points_of_padded if padded else packing.zero_points_of
-    found[ZEROS] = words
-    return lambda arrays: {"zero_points": unpack(arrays[ZEROS], bits, shape[-2])}
+    return lambda arrays: {"zero_points": unpack(arrays[ZEROS], args.num_bits, shape[-2])}
 
 
 def _no_zero_points(arrays: Arrays) -> Planes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -27,23 +28,32 @@ def version_of(text: str | None) -> Version | None:
     return tuple(map(int, found[0].split("."))) if found else None
 
 
-def is_padded(bits: int, columns: int, words: int, version: Version | None, where: str) -> bool:
-    """Whether rows of so many words have codes that are not split between words, as until 0.17.
+def is_padded(bits: int, runs: Mapping[str, tuple[int, int]], version: Version | None, where: str) -> bool:
+    """Whether codes are not split between words, as until 0.17.
 
-    The number of words tells, but for a few small arrays of which the version must.
+    runs  tensor -> how many codes it packs along an axis, in how many words. The words tell, but for a few short runs;
+          then those of the other tensor do, or the version must.
+
+    >>> is_padded(3, {"weight_packed": (64, 6)}, None, "w"), is_padded(3, {"weight_packed": (64, 7)}, None, "w")
+    (False, True)
     """
-    dense, padded = words_per_row(columns, bits), padded_words_per_row(columns, bits)
-    if words not in (dense, padded):
-        told = f"{dense}" if dense == padded else f"{dense} (or {padded}, as until 0.17)"
-        raise CorruptError(f"{where}: {columns} codes of {bits} bits are {told} words, got {words}")
-    if dense != padded:
-        return words == padded
-    if 32 % bits == 0 or padded <= 1:  # both layouts are the same
+    possible = [False, True]
+    for name, (count, words) in runs.items():
+        fits = {False: words_per_row(count, bits), True: padded_words_per_row(count, bits)}
+        if words not in fits.values():
+            told = " or, as until 0.17, ".join(str(n) for n in dict.fromkeys(fits.values()))
+            raise CorruptError(f"{where}: {name} must have {told} words for {count} codes of {bits} bits, got {words}")
+        possible = [padded for padded in possible if fits[padded] == words]
+    if not possible:
+        raise CorruptError(f"{where}: {' and '.join(runs)} must be packed alike, as until 0.17 or as since")
+    if len(possible) == 1:
+        return possible[0]
+    if 32 % bits == 0 or all(words <= 1 for _, words in runs.values()):  # both are the same
         return False
     if version is None:
         raise CorruptError(
-            f"{where}: {columns} codes of {bits} bits in {words} words may be packed as until 0.17 or as since: the "
-            "quantization_config must have a version"
+            f"{where}: {' and '.join(runs)} may be packed as until 0.17 or as since; the quantization_config must have "
+            "a version"
         )
     return version < DENSE_WORDS
 

@@ -55,6 +55,13 @@ def codes_of(words: np.ndarray, bits: int, shape: Shape) -> np.ndarray:
     return _joined(stream.reshape(math.prod(rows), stream.shape[-1]), columns * bits)
 
 
+def check_padding(words: np.ndarray, bits: int, columns: int) -> None:
+    """CorruptError where rows of words hold more than so many codes: what follows the last one must be zero bits."""
+    used = columns * bits % WORD
+    if used and (np.ascontiguousarray(words[..., -1]).view(np.uint32) >> np.uint32(used)).any():
+        raise CorruptError(f"rows must end in zero bits behind {columns} codes of {bits} bits")
+
+
 def words_of(codes: np.ndarray, bits: int, shape: Shape) -> np.ndarray:
     """The inverse of `codes_of`: a plane of codes as int32 words, each row filled up with zero bits."""
     *rows, columns = shape

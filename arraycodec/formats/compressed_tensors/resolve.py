@@ -16,6 +16,7 @@ from arraycodec.formats.modules import WEIGHT, kind
 from arraycodec.spec import ArraySpec
 
 METHOD = "compressed-tensors"
+METHODS = (METHOD, "compressed_tensors")  # the library reads both, and writes the first
 STATUSES = ("initialized", "calibration", "frozen", "compressed", "decompressed")
 FAKEQUANT = "fakequant"  # what the library calls the format of a config that names none
 _MATRIX = ArraySpec((1, 1), "bfloat16")
@@ -65,7 +66,7 @@ class Quantization:
                 raise FormatError(f"{where}: {key} must be {allowed} or null, got {checks.shown(value)}")
             return value
 
-        if data.get("quant_method", METHOD) != METHOD:
+        if data.get("quant_method", METHOD) not in METHODS:
             raise FormatError(f"{where}: quant_method must be {METHOD!r}, got {checks.shown(data['quant_method'])}")
         format = optional("format", str, "a string")
         if format not in (*FORMATS, *LEGACY, MIXED, FAKEQUANT, None):

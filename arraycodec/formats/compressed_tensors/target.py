@@ -23,7 +23,8 @@ from arraycodec.formats.config import KEYS
 from arraycodec.formats.target import Decision
 from arraycodec.spec import ArraySpec
 
-CLASSES = ("Linear", "Embedding", "Router")  # of modules whose weights the library quantises
+ROUTER = "Router"
+CLASSES = ("Linear", "Embedding", ROUTER)  # of modules whose weights may be quantised
 IGNORE = ("lm_head",)
 ARITHMETIC = ("eager", "float32")
 Layers = Mapping[str, "str | Codec | None"]
@@ -66,9 +67,10 @@ class CompressedTensors:
         """A target for these layers.
 
         layers  target -> scheme. A target is the name of a module, "re:" and a regular expression, or "Linear" or
-                "Embedding"; names come before expressions, and these, sorted, before classes. A scheme is one of the
-                library's presets ("W4A16", in any case), one of ours, a codec, or None for what stays plain. No
-                layers: all weights stay in the codecs they are in.
+                "Embedding"; names come before expressions, and these, sorted, before classes. Only its name is a target
+                for a router of experts. A scheme is one of the library's presets ("W4A16", in any case), one of ours, a
+                codec, or None for what stays plain whatever else matches. No layers: all weights stay in the codecs
+                that they are in.
         ignore  targets that stay plain, whatever `layers` says.
 
         >>> CompressedTensors.of({"Linear": "W4A16"}).quantization.groups["group_0"].weights.num_bits
@@ -150,28 +152,28 @@ class CompressedTensors:
     ) -> dict[str, ArraySpec]:
         """name -> spec of the tensors that a weight is stored as; none of them depends on data."""
         module, format = self._stored(name, spec, codec)
-        return {f"{module}.{key}": value for key, value in stored.layout(format, spec, codec).items()}
+        return {f"{module}.{key}".removeprefix("."): value for key, value in stored.layout(format, spec, codec).items()}
 
     def arrays(self, name: str, encoded: Encoded) -> dict[str, np.ndarray]:
         """These tensors."""
         module, format = self._stored(name, encoded.spec, encoded.codec)
-        return {f"{module}.{key}": value for key, value in stored.arrays(format, encoded).items()}
+        return {f"{module}.{key}".removeprefix("."): value for key, value in stored.arrays(format, encoded).items()}
 
     def config(self, model: Mapping[str, Any], decisions: Mapping[str, Decision]) -> dict[str, Any]:
-        """config.json of the result; written sorted by key and indented by 2 it is the library's own, byte for byte.
+        """config.json of the result, sorted by key; indented by 2 it is the library's own, byte for byte.
 
         decisions  of all tensors, as `decide` returned them; ArgumentError where one is missing that a scheme needs,
                    such as the scale of a layer's inputs.
         """
         found = self.quantization_config(decisions)
         model = {key: value for key, value in model.items() if key not in KEYS}
-        return model if found is None else model | {KEYS[0]: found}
+        return _sorted(model if found is None else model | {KEYS[0]: found})
 
     def quantization_config(self, decisions: Mapping[str, Decision]) -> dict[str, Any] | None:
         """The quantization_config of `config`; None where no weight is quantised."""
         chosen = {name: decision for name, decision in decisions.items() if isinstance(decision, Chosen)}
         described.check_targets(self.expected, chosen)
-        described.check_calibrated(chosen, decisions)
+        described.check_calibrated(self.quantization, chosen, decisions)
         return described.quantization_config(self.quantization, chosen)
 
     def _module(self, name: str, spec: ArraySpec) -> tuple[str, str | None]:
@@ -186,7 +188,10 @@ class CompressedTensors:
         if kind is None:
             return None
         if self.quantization is not None:
-            return self.quantization.scheme_of(module, kind)
+            scheme = self.quantization.scheme_of(module, kind)
+            # Engines load a router as it is, so an expression that happens to match its name is not about it.
+            meant = scheme is None or kind != ROUTER or module in scheme.targets
+            return scheme if meant else None
         args = None if codec is None else stored.args_of(codec, spec)
         return None if args is None else Scheme((), args)
 
@@ -224,6 +229,13 @@ def scheme_of(scheme: str | Codec) -> Scheme:
             f"it has a format for, got {scheme}"
         )
     return Scheme((), args)
+
+
+def _sorted(value: Any) -> Any:
+    """JSON with the members of objects in the order of their names."""
+    if isinstance(value, Mapping):
+        return {key: _sorted(value[key]) for key in sorted(value)}
+    return [_sorted(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def label_of(args: Args) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 from arraycodec.containers import checks
 from arraycodec.errors import ArgumentError, FormatError
 from arraycodec.formats.compressed_tensors.args import is_integer, known, strings
-from arraycodec.formats.compressed_tensors.resolve import class_of, matches
+from arraycodec.formats.compressed_tensors.resolve import matches
 from arraycodec.spec import BY_TORCH
 
 TYPES = ("hadamard", "random-hadamard", "random-matrix")
@@ -37,11 +37,10 @@ class Apply:
     inverse: bool
     ignore: tuple[str, ...]
 
-    def takes(self, module: str) -> bool:
-        """Whether a module is targeted and not ignored, by its name or its class."""
-        named = class_of(module)
+    def takes(self, module: str, class_name: str | None) -> bool:
+        """Whether a module of this class is targeted, and not ignored, by its name or its class."""
         targeted, ignored = (
-            any(matches(entry, module) or entry == named for entry in entries)
+            any(matches(entry, module) or entry == class_name for entry in entries)
             for entries in (self.targets, self.ignore)
         )
         return targeted and not ignored

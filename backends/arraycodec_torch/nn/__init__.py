@@ -12,7 +12,8 @@ torch.Size([8, 4096])
 from __future__ import annotations
 
 from arraycodec_torch.nn.bitsandbytes import to_bitsandbytes_state_dict
-from arraycodec_torch.nn.calibrate import calibrate
+from arraycodec_torch.nn.calibration import calibrate
+from arraycodec_torch.nn.compressed_tensors import to_compressed_tensors
 from arraycodec_torch.nn.functional import linear, linear_int8
 from arraycodec_torch.nn.model import quantize_model
 from arraycodec_torch.nn.quantized import QuantizedLinear
@@ -27,4 +28,5 @@ __all__ = [
     "linear_int8",
     "quantize_model",
     "to_bitsandbytes_state_dict",
+    "to_compressed_tensors",
 ]

@@ -21,8 +21,8 @@ from arraycodec.formats.compressed_tensors.resolve import Quantization, matches
 CACHED = "re:.*(self_attn|attention)$"  # modules whose keys and values are cached, by name
 PROJECTIONS = {"k_proj": "k", "v_proj": "v"}
 STORED = {"scales": "scale", "zero_points": "zero_point", "global_scale": "global_scale"}
-# What becomes of an extreme that was found before: the function that takes the larger (or smaller) of two, and the share
-# that a moving average gives to what is new.
+# What becomes of an extreme that was found before; with the function that takes the larger (or smaller) of two, and the
+# share that a moving average gives to what is new.
 UPDATES: dict[str, Callable[[torch.Tensor, torch.Tensor, Any, float], torch.Tensor]] = {
     "static_minmax": lambda past, now, extreme, share: extreme(past, now),
     "minmax": lambda past, now, extreme, share: past * (1.0 - share) + now * share,

@@ -1,0 +1,259 @@
+"""`convert`: a checkpoint of any format as one of another, one tensor in memory at a time."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from arraycodec.base import Codec
+from arraycodec.checkpoints.conversion import Conversion
+from arraycodec.checkpoints.convert_files import Files, config_bytes, files_of, index_bytes, model_of, write
+from arraycodec.checkpoints.convert_plan import Part, plan_folder
+from arraycodec.checkpoints.convert_tensor import bare
+from arraycodec.checkpoints.convert_write import Shard, head_bytes, write_shard
+from arraycodec.checkpoints.files import copy, refuse_existing, undone_on_failure
+from arraycodec.checkpoints.pipeline import Done, Progress, using
+from arraycodec.checkpoints.policy import FLOATS
+from arraycodec.checkpoints.report import total
+from arraycodec.checkpoints.tree import Tree, scan
+from arraycodec.checkpoints.weights import Folder, held, opened_weights
+from arraycodec.errors import ArgumentError
+from arraycodec.formats.config import CONFIG, given_config
+from arraycodec.formats.dense import Dense
+from arraycodec.formats.layers import IGNORE, Layers, Scheme
+from arraycodec.formats.native import Native
+from arraycodec.formats.target import Target
+
+# target -> the scheme for what the source does not hold in one that is kept; None where there are no schemes
+SCHEMES = {"dense": None, "arraycodec": "nf4", "bitsandbytes": "nf4", "compressed-tensors": "W4A16"}
+FOREIGN = {
+    "bitsandbytes": ("bitsandbytes.target", "Bitsandbytes"),
+    "compressed-tensors": ("compressed_tensors.target", "CompressedTensors"),
+}
+HEAD = "lm_head"
+Path_ = str | os.PathLike[str]
+
+
+def convert(
+    src: Path_,
+    dst: Path_,
+    to: str,
+    *,
+    scheme: str | Codec | None = None,
+    layers: Mapping[str, Scheme] | None = None,
+    ignore: Iterable[str] | None = None,
+    config: Path_ | Mapping[str, Any] | None = None,
+    dtype: str | None = None,
+    source_config: Path_ | Mapping[str, Any] | None = None,
+    base: Path_ | None = None,
+    jobs: int | None = None,
+    dry_run: bool = False,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> Conversion:
+    """Convert a checkpoint, of whatever format `open_checkpoint` knows, to another format.
+
+    A weight that the target can hold in the codec that the source has it in keeps its codes and scales, to the bit; all
+    others are decoded, and encoded where they have a scheme. The result says which. Shards, their names, the index and
+    all other files stay as they are; config.json says how the result is quantised. The input is never touched, and a
+    failure leaves nothing behind. Memory is that of the largest tensor and its encoding; no byte depends on `jobs`.
+
+    src, dst       a folder, or a file (safetensors, GGUF), and the folder to write to. From one file to "dense" or
+                   "arraycodec" it may be a safetensors file too.
+    to             "dense", "arraycodec", "bitsandbytes" or "compressed-tensors".
+    scheme         of all Linear weights: a scheme's name, a preset of the target ("W4A16"), or a codec. With neither
+                   it nor `layers` nor `config`, weights stay in the codecs they have; where there are none that can,
+                   it is nf4, for compressed-tensors W4A16.
+    layers         target -> scheme, or None for what is to be plain; a target is the name of a module, "re:" and an
+                   expression, or a class. Names come before expressions, these before classes.
+    ignore         targets that no scheme is for; ("lm_head",) by default.
+    config         a quantization_config for the result, or its file, taken as it is.
+    dtype          "dense" only: round every float tensor to it; None is each weight's own.
+    source_config  the quantization_config of the source, or its file, where its folder does not hold it.
+    base           the checkpoint that deltas of the source are to.
+    jobs           threads; None is as many as `get_num_threads()` says.
+    dry_run        decide and predict sizes from the headers alone; nothing is written.
+    overwrite      replace files that are there.
+    progress       called with (bytes done, bytes in all, tensor at hand).
+
+    >>> layers = {"Linear": "W4A16", "re:.*down_proj": "W8A8"}
+    >>> convert("llama", "llama-w4", "compressed-tensors", layers=layers).counts  # doctest: +SKIP
+    {'copied': 66, 'encoded': 224}
+    """
+    wanted = _wanted(to, scheme, layers, ignore, config, dtype)
+    tree = scan(src)
+    files = files_of(tree, Path(dst), to if to in FOREIGN else None)
+    with opened_weights(tree, config=source_config, base=base) as folders, using(jobs) as threads:
+        parts = [
+            plan_folder(folder, _target(folder, to, wanted, model := _model(tree, folder)), model, dtype, dry_run)
+            for folder in folders
+        ]
+        if wanted["layers"]:
+            specs = {item.name: item.tensor.spec for part in parts for item in part.items}
+            Layers(wanted["layers"]).check(specs, also=("Linear", "Embedding"))
+        shards = [shard for part in parts for shard in _shards(part, files)]
+        sizes = _run(tree, files, parts, shards, dry_run, threads, overwrite, progress)
+    rows = tuple(row for shard in shards for row in shard.rows)
+    sources = ", ".join(dict.fromkeys(folder.format for folder in folders))
+    return Conversion(str(tree.where), str(dst), sources, to, dry_run, rows, tuple(sizes), tuple(_notes(files, parts)))
+
+
+def _wanted(
+    to: str, scheme: Scheme, layers: Mapping[str, Scheme] | None, ignore: Iterable[str] | None,
+    config: Path_ | Mapping[str, Any] | None, dtype: str | None,
+) -> dict[str, Any]:  # fmt: skip
+    """What the user asks for, in one form; ArgumentError where it makes no sense."""
+    if to not in SCHEMES:
+        raise ArgumentError(f"convert: to must be one of {', '.join(SCHEMES)}, got {to!r}")
+    if dtype is not None and (to != "dense" or dtype not in FLOATS):
+        raise ArgumentError(f"convert: dtype goes with to='dense' and is one of {', '.join(FLOATS)}, got {dtype!r}")
+    asked = scheme is not None or bool(layers) or ignore is not None
+    if to == "dense" and (asked or config is not None):
+        raise ArgumentError("convert: to 'dense' all weights are decoded: it takes no scheme, layers, ignore or config")
+    if config is not None and (asked or to not in FOREIGN):
+        raise ArgumentError(f"convert: config says it all, for {' or '.join(FOREIGN)}: no scheme, layers or ignore too")
+    found = dict(layers or {})
+    if scheme is not None:
+        found.setdefault("Linear", scheme)
+    ignored = IGNORE if ignore is None else (ignore,) if isinstance(ignore, str) else tuple(ignore)
+    said = None if config is None else given_config(config, None)
+    return {"layers": found, "ignore": ignored, "config": said}
+
+
+def _target(folder: Folder, to: str, wanted: dict[str, Any], model: Mapping[str, Any]) -> Target:
+    """The target, set up for one folder."""
+    if to == "dense":
+        return Dense()
+    if (said := wanted["config"]) is not None:
+        return _foreign(to).from_config(said.quantization, said.where)
+    layers, ignore = wanted["layers"], wanted["ignore"]
+    if _tied(model) and HEAD not in ignore:
+        ignore = (*ignore, HEAD)  # it is the embedding, however often its bytes are stored
+    if not layers and folder.format == to == "compressed-tensors":
+        return _foreign(to).from_config(folder.config.quantization, folder.config.where)
+
+    def made(layers: Mapping[str, Scheme]) -> Target:
+        return Native(Layers(layers, ignore)) if to == "arraycodec" else _foreign(to).of(layers, ignore)
+
+    if layers or _keeps(made({}), folder):
+        return made(layers)
+    return made({"Linear": SCHEMES[to]})
+
+
+def _keeps(target: Target, folder: Folder) -> bool:
+    """Whether there is a weight whose codec the target holds."""
+    for name, (_, tensor) in folder.tensors.items():
+        codec = held(tensor) if isinstance(target, Native) else bare(held(tensor))
+        if codec is not None and target.decide(name, tensor.spec, codec).codec is not None:
+            return True
+    return False
+
+
+def _foreign(to: str) -> Any:
+    module, name = FOREIGN[to]
+    return getattr(importlib.import_module(f"arraycodec.formats.{module}"), name)
+
+
+def _tied(model: Mapping[str, Any]) -> bool:
+    inner = model.get("text_config")
+    return bool(model.get("tie_word_embeddings") or (isinstance(inner, Mapping) and inner.get("tie_word_embeddings")))
+
+
+def _model(tree: Tree, folder: Folder) -> dict[str, Any]:
+    return model_of(tree.root / folder.name / CONFIG)
+
+
+def _shards(part: Part, files: Files) -> list[Shard]:
+    """The files of a folder's result, with the tensors that go into each."""
+    found = []
+    for file, container in part.folder.files.items():
+        items = [item for item in part.items if item.file == file]
+        found.append(Shard(file, files.weights[file], container, part.target, items))
+    return found
+
+
+def _run(
+    tree: Tree, files: Files, parts: list[Part], shards: list[Shard], dry_run: bool, jobs: int, overwrite: bool,
+    progress: Progress | None,
+) -> list[tuple[str, int, int | None]]:  # fmt: skip
+    """Write everything; the name and size of every file of weights, before and after."""
+    before = {shard.file: tree.path(shard.file).stat().st_size for shard in shards}
+    if dry_run:
+        for shard in shards:
+            shard.rows = [item.row(item.after, tuple(item.layout or (item.name,))) for item in shard.items]
+        return [(shard.name, before[shard.file], _predicted(shard)) for shard in shards]
+    configs = {} if files.alone else _configs(tree, files, parts)
+    names = [*(shard.name for shard in shards), *configs, *files.copied, *tree.indexes]
+    if not overwrite:
+        refuse_existing(map(files.path, names))
+    done, sizes = Done(sum(item.tensor.spec.nbytes for shard in shards for item in shard.items), progress), []
+    folders = _missing_folders(files, names)
+    try:
+        with undone_on_failure(overwrite) as written:
+            for shard in shards:
+                path = files.path(shard.name)
+                if write_shard(shard, path, jobs, overwrite, done):
+                    written.append(path)
+                sizes.append((shard.name, before[shard.file], path.stat().st_size if path in written else 0))
+            for name, source in files.copied.items():
+                copy(source, files.path(name), overwrite)
+                written.append(files.path(name))
+            for name, data in configs.items():
+                write(files.path(name), data, overwrite)
+                written.append(files.path(name))
+            for name in tree.indexes:
+                folder = PurePosixPath(name).parent
+                own = {str(PurePosixPath(shard.name).relative_to(folder)): shard.sizes
+                       for shard in shards if PurePosixPath(shard.name).is_relative_to(folder)}  # fmt: skip
+                write(files.path(name), index_bytes(tree.path(name), own), overwrite)
+                written.append(files.path(name))
+    except BaseException:
+        for folder in reversed(folders):
+            with suppress(OSError):  # not empty: what is in it is not ours
+                folder.rmdir()
+        raise
+    return sizes
+
+
+def _predicted(shard: Shard) -> int | None:
+    data = total([item.after for item in shard.items])
+    return None if data is None else data + head_bytes(shard)
+
+
+def _configs(tree: Tree, files: Files, parts: list[Part]) -> dict[str, bytes]:
+    """name -> content of every config.json that is written."""
+    found = {}
+    for part in parts:
+        name = str(PurePosixPath(part.folder.name, CONFIG))
+        if (data := config_bytes(tree.path(name), part.config or {}, part.target.name)) is not None:
+            found[name] = data
+    return found
+
+
+def _missing_folders(files: Files, names: Iterable[str]) -> list[Path]:
+    """The folders that are going to be made, outer ones first."""
+    found: set[Path] = set()
+    for name in names:
+        folder = files.path(name).parent
+        while not folder.exists() and folder not in found:
+            found.add(folder)
+            folder = folder.parent
+    return sorted(found)
+
+
+def _notes(files: Files, parts: list[Part]) -> list[str]:
+    notes = []
+    if files.left:
+        notes.append(f"weights of other formats are not copied: {', '.join(files.left)}")
+    dropped = [item.name for part in parts for item in part.items if item.how == "dropped"]
+    if dropped:
+        told = f"{parts[0].target.name} has no place for {len(dropped)} scales of activations and caches, which are"
+        notes.append(f"{told} dropped: {dropped[0]}" + (", ..." if len(dropped) > 1 else ""))
+    rotated = any(part.folder.config.quantization.get("transform_config") for part in parts)
+    if rotated and parts[0].target.name != "compressed-tensors":
+        notes.append("the model of the source rotates activations (transform_config), which the result does not say")
+    return notes

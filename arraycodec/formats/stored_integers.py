@@ -1,0 +1,112 @@
+"""What GPTQ and AWQ share: int32 words, scales and zero points of a transposed weight, and what must fit together."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from arraycodec.codecs.linear import Linear
+from arraycodec.containers import checks
+from arraycodec.containers.view import TensorView
+from arraycodec.errors import CorruptError, FormatError
+from arraycodec.formats.config import Config
+from arraycodec.primitives.floats import KINDS
+from arraycodec.spec import ArraySpec
+
+Parts = dict[str, TensorView]
+
+
+def modules(raw: Mapping[str, TensorView], main: str, others: Iterable[str]) -> dict[str, Parts]:
+    """module -> the stored tensors of it, by their last name, of all that have `main`, which comes first.
+
+    CorruptError where one of `others` belongs to none of them.
+    """
+    found: dict[str, Parts] = {}
+    for name, tensor in raw.items():
+        module, _, parameter = name.rpartition(".")
+        if parameter == main:
+            found[module] = {main: tensor}
+    for name, tensor in raw.items():
+        module, _, parameter = name.rpartition(".")
+        if parameter in others:
+            if module not in found:
+                raise CorruptError(f"{tensor.where}: belongs to {checks.shown(f'{module}.{main}')}, which is missing")
+            found[module][parameter] = tensor
+    return found
+
+
+def fits(tensor: TensorView, shape: tuple[int, ...], dtypes: Iterable[str], why: str = "") -> None:
+    """Raise CorruptError unless a tensor has this shape and one of these dtypes."""
+    if tensor.dtype not in dtypes or tensor.shape != shape:
+        want = f"{' or '.join(dtypes)}{list(shape)}"
+        raise CorruptError(f"{tensor.where}: must be {want}{why}, got {tensor.dtype}{list(tensor.shape)}")
+
+
+def part(parts: Parts, role: str) -> TensorView:
+    """The part of this name; CorruptError where it is missing."""
+    if role not in parts:
+        main = next(iter(parts.values()))
+        raise CorruptError(f"{main.where}: {role} of the same module is missing")
+    return parts[role]
+
+
+def number(settings: Mapping[str, Any], keys: tuple[str, ...], default: int | None, where: str) -> int:
+    """The integer that the first of these keys has."""
+    for key in keys:
+        if (value := settings.get(key)) is not None:
+            if type(value) is not int:
+                raise FormatError(f"{where}: {key} must be an integer, got {checks.shown(value)}")
+            return value
+    if default is None:
+        raise FormatError(f"{where}: {keys[0]} is missing, got {checks.shown(sorted(settings))}")
+    return default
+
+
+def flag(settings: Mapping[str, Any], key: str, default: bool, where: str) -> bool:
+    """The boolean that this key has."""
+    if (value := settings.get(key)) is None:
+        return default
+    if type(value) is not bool:
+        raise FormatError(f"{where}: {key} must be true or false, got {checks.shown(value)}")
+    return value
+
+
+def group_columns(group_size: int, columns: int, where: str) -> int:
+    """The columns of a group; -1 is all."""
+    if group_size == -1:
+        return columns
+    if group_size < 1:
+        raise FormatError(f"{where}: group_size must be -1 or an integer >= 1, got {group_size}")
+    return group_size
+
+
+def linear(scales: TensorView, bits: int, symmetric: bool, group: int, columns: int, config: Config) -> Linear:
+    """The codec of integers with these stored scales; their dtype is that of the weight, unless it is float32."""
+    flavour = "compressed-tensors" if weight_dtype(scales, config) == scales.dtype else None
+    block = (1, None if group >= columns else group)
+    return Linear(bits, symmetric, block, flavour, "eager" if flavour else "float32")
+
+
+def weight_dtype(scales: TensorView, config: Config) -> str:
+    """The dtype in which a weight with these scales decodes: theirs, in which its library multiplies.
+
+    Scales of float32 say nothing of the weight; then it is that of the model.
+    """
+    if scales.dtype != "float32":
+        return scales.dtype
+    return config.dtype if config.dtype in KINDS else "float32"
+
+
+def transposed(spec: ArraySpec) -> str:
+    """The shape of a matrix as messages name it, rows being outputs."""
+    rows, columns = spec.known_shape
+    return f"{rows} x {columns}"
+
+
+def matches(pattern: str, module: str, where: str) -> bool:
+    """Whether a regular expression of a configuration matches the beginning of a module's name."""
+    try:
+        return re.match(pattern, module) is not None
+    except re.error as error:
+        raise FormatError(f"{where}: {checks.shown(pattern)} is no regular expression: {error}") from None
