@@ -43,6 +43,7 @@ class Codec(ABC):
     inputs: ClassVar[tuple[str, ...]] = ()  # what `given` may hold besides planes
     sized_by: ClassVar[tuple[str, ...]] = ()  # planes that tell the lengths of those whose length depends on the data
     scale: ClassVar[str | None] = None  # the plane in which a lossy codec marks non-finite blocks with NaN
+    moved: ClassVar[str | None] = None  # the plane of the array's own elements, where decoding only moves them
 
     @abstractmethod
     def planes(self, spec: ArraySpec) -> dict[str, ArraySpec]:
@@ -167,10 +168,15 @@ class Then(Codec):
             codec.supports(outer[plane].of_length(LENGTHS[-1]))
 
     def decodes_to(self, spec: ArraySpec, dtype: str) -> bool:
-        """Not where the planes of parts have the array's dtype: a part gives its plane with that precision only."""
-        own, other = self.outer.planes(spec), self.outer.planes(replace(spec, dtype=dtype))
-        same = all(own[plane] == other[plane] for plane, _ in self.parts)
-        return dtype == spec.dtype or (same and self.outer.decodes_to(spec, dtype))
+        """Not where the planes of parts have the array's dtype: a part gives its plane with that precision only.
+
+        But where decoding only moves the elements of such a plane, its part may give them in the other dtype.
+        """
+        own, other, parts = self.outer.planes(spec), self.outer.planes(replace(spec, dtype=dtype)), dict(self.parts)
+        moved = self.outer.moved if self.outer.moved in parts else None
+        same = all(own[plane] == other[plane] for plane in parts if plane != moved)
+        whole = self.outer if moved is None else parts[moved]
+        return dtype == spec.dtype or (same and whole.decodes_to(spec if moved is None else own[moved], dtype))
 
     def planes(self, spec: ArraySpec) -> dict[str, ArraySpec]:
         parts, planes = dict(self.parts), {}

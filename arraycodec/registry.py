@@ -79,11 +79,11 @@ SCHEMES: dict[str, Codec] = {
     "mxfp8-e5m2": Microscaling("float8_e5m2"),
     "mxint8": Microscaling("int8"),
     "nvfp4": NVFP4(),
-    "bitmask": Bitmask(),
-    "sparse24": TwoFour(prune=True),
     "lossless": Lossless(),
     "lossless-storage": Lossless("storage"),
     "lossless-inference": Lossless("inference"),
+    "bitmask": Bitmask(),
+    "sparse24": TwoFour(prune=True),
 }
 
 

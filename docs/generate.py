@@ -45,7 +45,9 @@ def codecs() -> list[list[str]]:
         cells = []
         for column, kinds in columns.items():
             on_cpu = [] if column == "CUDA" else ["reference"]
-            cells.append(", ".join([*on_cpu, *(what for what in kinds if (what, name) in there)]) or "none")
+            cell = ", ".join([*on_cpu, *(what for what in kinds if (what, name) in there)]) or "none"
+            eager = column == "JAX" and not registry.CODECS[name]().fixed_size(MATRIX)
+            cells.append(f"{cell} (jit: decoding only)" if eager else cell)
         rows.append([f"[{name}](docs/format/{name}.md)", schemes, *cells])
     return rows
 

@@ -24,7 +24,7 @@ from arraycodec.cli.app import Mode, app
 from arraycodec.cli.failures import explain, printable
 from tests.checkpoints.support import listing, model, shards, write, write_folder
 
-COMMANDS = ["compress", "decompress", "info", "verify", "diff", "list", "bench", "demo"]
+COMMANDS = ["compress", "decompress", "convert", "info", "verify", "diff", "list", "bench", "demo"]
 ROOT = Path(__file__).parent.parent
 
 

@@ -33,7 +33,11 @@ from arraycodec_conformance import vectors as golden
 from arraycodec_conformance.cases import CASES
 
 ROOT = Path(__file__).parents[1]
-ELSEWHERE = {"frame.md", "container.md", "bitsandbytes.md"}  # whose vectors are bytes of files, not arrays
+# Pages about files: their vectors are bytes of these, not arrays.
+ELSEWHERE = {  # what these tell of are files, not arrays
+    "awq.md", "bitsandbytes.md", "block_fp8.md", "compressed_tensors.md", "container.md", "frame.md", "gptq.md",
+    "modelopt.md",
+}  # fmt: skip
 SECTIONS = (
     "Parameters", "Planes", "Encoding", "Decoding", "Edge cases", "Compatibility", "Vectors", "Version history",
     "Errata",

@@ -17,6 +17,7 @@ from arraycodec.containers.reader import Container
 from arraycodec.containers.safetensors import SafetensorsWriter, make_header
 from arraycodec.containers.writer import Writer, head_size
 from arraycodec.errors import ArgumentError
+from arraycodec.formats.checkpoint import GGUF
 from arraycodec.formats.native import Native
 from arraycodec.formats.target import Target
 from arraycodec.spec import ArraySpec
@@ -41,9 +42,9 @@ class Shard:
 
     @property
     def metadata(self) -> dict[str, str]:
-        """Of the safetensors file: the source's own where the target leaves it to be."""
-        own = self.container.metadata if self.target.name in ("dense", "arraycodec") else {}
-        return dict(own) or dict(self.target.metadata)
+        """Of the safetensors file: that of the source's where the target is one of ours and does not set it."""
+        kept = self.target.name in ("dense", "arraycodec") and not self.file.endswith(GGUF)
+        return (dict(self.container.metadata) if kept else {}) or dict(self.target.metadata)
 
     @property
     def specs(self) -> dict[str, ArraySpec]:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from arraycodec.base import Codec
-from arraycodec.checkpoints.decompress import opened_with
 from arraycodec.checkpoints.measure import Difference, compare
 from arraycodec.checkpoints.pipeline import MIN_BUDGET, Done, Progress, ordered, using
 from arraycodec.checkpoints.report import codec_label
-from arraycodec.checkpoints.tree import located, scan, tensors
-from arraycodec.containers.reader import LazyTensor
+from arraycodec.checkpoints.tree import located, scan
+from arraycodec.checkpoints.weights import Given, Path_, labelled, opened_weights
+from arraycodec.containers.view import TensorView
 
 STATUS = ("same", "changed", "incompatible", "removed", "added")
 
@@ -60,6 +59,7 @@ class Diff:
     a: str
     b: str
     rows: tuple[Change, ...]
+    notes: tuple[str, ...] = ()  # why weights are compared as the tensors they are stored as
 
     @property
     def equal(self) -> bool:
@@ -79,33 +79,39 @@ class Diff:
             "b": self.b,
             "equal": self.equal,
             "counts": self.counts,
+            "notes": list(self.notes),
             "tensors": [row.to_json() for row in self.rows],
         }
 
 
 def diff(
-    a: str | os.PathLike[str],
-    b: str | os.PathLike[str],
+    a: Path_,
+    b: Path_,
     *,
-    base: str | os.PathLike[str] | None = None,
+    config: Given = None,
+    base: Path_ | None = None,
     jobs: int | None = None,
     progress: Progress | None = None,
 ) -> Diff:
-    """Compare two checkpoints by the names of their tensors; files and folders, plain and compressed, in any mix.
+    """Compare two checkpoints by the names of their weights; files and folders, of any two formats.
 
     Errors are relative to `a`. Only two tensors at a time are in memory.
 
-    base  the checkpoint that deltas of either are to.
+    config  a quantization_config, or its file, for the one whose folder does not hold it.
+    base    the checkpoint that deltas of either are to.
 
     >>> diff("model.safetensors", "model.nf4.safetensors").counts  # doctest: +SKIP
     {'same': 65, 'changed': 36, 'incompatible': 0, 'removed': 0, 'added': 0}
     """
     first, second = scan(a), scan(b)
-    with opened_with(first, base) as left, opened_with(second, base) as right, using(jobs) as threads:
-        mine = {name: tensor for name, (_, tensor) in tensors(left).items()}
-        other = {name: tensor for name, (_, tensor) in tensors(right).items()}
+    how: dict[str, Any] = {"hint": config, "base": base, "strict": False}
+    with opened_weights(first, **how) as left, opened_weights(second, **how) as right, using(jobs) as threads:
+        mine = {name: tensor for name, (_, tensor) in labelled(left).items()}
+        other = {name: tensor for name, (_, tensor) in labelled(right).items()}
         both = [name for name in mine if name in other and mine[name].shape == other[name].shape]
-        cost = {name: mine[name].spec.nbytes + other[name].spec.nbytes for name in both}
+        cost = {
+            name: sum(t.spec.nbytes + (t.nbytes if t.codec else 0) for t in (mine[name], other[name])) for name in both
+        }
         done, found = Done(sum(cost.values()), progress), {}
         budget = max([MIN_BUDGET, *cost.values()])
         for name, difference in ordered(
@@ -114,10 +120,11 @@ def diff(
             found[name] = difference
             done.add(cost[name], name)
         rows = [_change(name, mine.get(name), other.get(name), found.get(name)) for name in mine | other]
-    return Diff(str(first.where), str(second.where), tuple(rows))
+    notes = (folder.unread for folder in (*left, *right) if folder.unread)
+    return Diff(str(first.where), str(second.where), tuple(rows), tuple(notes))
 
 
-def of_two(a: LazyTensor, b: LazyTensor) -> Difference:
+def of_two(a: TensorView, b: TensorView) -> Difference:
     """The difference of two tensors of the same shape, decoded where they are encoded."""
     with located(Path(a.path), a.name):
         x = a.decode()
@@ -128,7 +135,7 @@ def of_two(a: LazyTensor, b: LazyTensor) -> Difference:
     return compare(x, y)
 
 
-def _change(name: str, a: LazyTensor | None, b: LazyTensor | None, difference: Difference | None) -> Change:
+def _change(name: str, a: TensorView | None, b: TensorView | None, difference: Difference | None) -> Change:
     if a is None or b is None:
         status = "removed" if b is None else "added"
     elif difference is None:
@@ -138,5 +145,5 @@ def _change(name: str, a: LazyTensor | None, b: LazyTensor | None, difference: D
     return Change(name, status, _side(a), _side(b), difference)
 
 
-def _side(tensor: LazyTensor | None) -> Side | None:
+def _side(tensor: TensorView | None) -> Side | None:
     return None if tensor is None else Side(tensor.dtype, tensor.shape, tensor.codec)

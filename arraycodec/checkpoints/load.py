@@ -106,7 +106,7 @@ class Reader:
         if self.decodes and self.spec != self._tensor.spec:
             with checks.from_file(self._tensor.where):
                 return api.decode(self._planes, dtype=self.spec.dtype)
-        return self._cast(self._tensor._numpy())
+        return self._cast(self._tensor._numpy(), self.spec.known_shape)
 
     def __call__(self, index: Index) -> np.ndarray:
         """The part of it that is at these slices; those who want parts of the same rows should ask in turn."""
@@ -116,16 +116,18 @@ class Reader:
         start, stop, _ = index[0].indices(count)
         if self._rows is None or self._rows[0] != (start, stop):
             self._rows = None  # before others are read
-            value = self.whole() if (start, stop) == (0, count) or self._unpack else self._read(start, stop)
-            self._rows = (start, stop), value[start:stop] if value.shape[0] == count else value
+            self._rows = (start, stop), self.whole() if (start, stop) == (0, count) else self._read(start, stop)
         return self._rows[1][:, *index[1:]]
 
     def _read(self, start: int, stop: int) -> np.ndarray:
         """Some rows, of which as little as can be is read and decoded."""
-        row = math.prod(self.spec.known_shape[1:])
         shape = (stop - start, *self.spec.known_shape[1:])
+        held = checks.in_memory(self._tensor.spec).known_shape
+        if len(held) != len(shape) or held[0] != self.spec.known_shape[0]:  # packed, and rows are not whole bytes
+            return self.whole()[start:stop]
+        row = math.prod(held[1:])
         if not self.decodes or (self.spec == self._tensor.spec and isinstance(self._tensor, LazyTensor)):
-            return self._cast(self._tensor._elements(start * row, stop * row).reshape(shape))
+            return self._cast(self._tensor._elements(start * row, stop * row), shape)
         encoded = self._planes
         if encoded.batch_shape:  # stacked, so that rows are of several arrays
             return self.whole()[start:stop]
@@ -141,9 +143,10 @@ class Reader:
     def _planes(self) -> Encoded:
         return self._tensor.encoded()
 
-    def _cast(self, value: np.ndarray) -> np.ndarray:
+    def _cast(self, value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
         if self._unpack:
-            value = unpacked(value, self._tensor.spec)
+            value = unpacked(value, ArraySpec(shape, self._tensor.dtype))
+        value = value.reshape(shape)
         if value.dtype == self.spec.numpy_dtype:
             return value
         with np.errstate(over="ignore", invalid="ignore"):

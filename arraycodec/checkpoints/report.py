@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from arraycodec import registry
@@ -146,3 +146,21 @@ def codec_label(codec: Codec | None) -> str | None:
         if len(parts) == 1 and (part := parts.pop()).lossless and part in schemes:
             return f"{codec_label(codec.outer)}+{schemes[part]}"
     return codec.name if codec.inputs else repr(codec)
+
+
+def short_label(codec: Codec | None) -> str:
+    """The same for tables: "plain", a scheme's name, or the codec's name with the parameters that say what it costs.
+
+    >>> from arraycodec import Linear
+    >>> short_label(Linear(3, block_size=(1, 64), flavour="compressed-tensors", arithmetic="eager"))
+    'linear(bits=3, block_size=(1, 64))'
+    """
+    label = codec_label(codec)
+    if codec is None or label is None or "(" not in label:
+        return label or "plain"
+    if isinstance(codec, Then):
+        parts = ", ".join(f"{plane}={short_label(part)}" for plane, part in codec.parts)
+        return f"{short_label(codec.outer)} with {parts}"
+    kept = [field for field in fields(codec) if field.name not in ("flavour", "arithmetic")]
+    told = [(f.name, value) for i, f in enumerate(kept) if (value := getattr(codec, f.name)) != f.default or not i]
+    return f"{codec.name}({', '.join(f'{name}={value!r}' for name, value in told)})"

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-import os
-from contextlib import AbstractContextManager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from arraycodec.base import Codec
-from arraycodec.checkpoints.decompress import lossless, opened_with
+from arraycodec.checkpoints.decompress import lossless
 from arraycodec.checkpoints.decompress import original as original_tensors
 from arraycodec.checkpoints.diff import of_two
 from arraycodec.checkpoints.files import sha256
 from arraycodec.checkpoints.measure import EXACT, Difference
 from arraycodec.checkpoints.pipeline import MIN_BUDGET, Done, Progress, ordered, using
 from arraycodec.checkpoints.report import codec_label
-from arraycodec.checkpoints.tree import Tree, located, opened, scan, tensors
-from arraycodec.containers.reader import Container, LazyTensor
+from arraycodec.checkpoints.tree import Tree, located, scan
+from arraycodec.checkpoints.weights import Given, Path_, labelled, opened_weights, parts
+from arraycodec.containers.lazy import LazyTensor
+from arraycodec.containers.reader import Container
+from arraycodec.containers.view import TensorView
 from arraycodec.errors import ArgumentError, FormatError
-
-Files = AbstractContextManager[dict[str, Container]]
+from arraycodec.formats.modules import calibrated
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ class Verification:
     unchecked: tuple[str, ...]  # files without checksums: only their structure could be checked
     rebuilt: tuple[str, ...] = ()  # files that were made again in memory, and have the sha256 of the original
     uncompared: tuple[str, ...] = ()  # tensors that only a base could give: their hashes were compared with nothing
+    notes: tuple[str, ...] = ()  # why weights were checked as the tensors they are stored as
 
     @property
     def ok(self) -> bool:
@@ -79,24 +81,29 @@ class Verification:
             "files_without_checksums": list(self.unchecked),
             "files_rebuilt": list(self.rebuilt),
             "tensors_without_base": list(self.uncompared),
+            "notes": list(self.notes),
             "tensors": [row.to_json() for row in self.rows],
         }
 
 
 def verify(
-    path: str | os.PathLike[str],
+    path: Path_,
     *,
-    against: str | os.PathLike[str] | None = None,
-    base: str | os.PathLike[str] | None = None,
+    against: Path_ | None = None,
+    config: Given = None,
+    base: Path_ | None = None,
     jobs: int | None = None,
     progress: Progress | None = None,
 ) -> Verification:
     """Read every byte of a checkpoint and check it against its checksums; never stops at the first bad tensor.
 
+    Weights in other programs' formats have none: their codes, scales and shapes are checked, and each is decoded.
+
     against  the original checkpoint. Its files must be those that the containers were made from (by their sha256).
              Where all of a container is lossless, the whole file is made again in memory, and its sha256 must be that
              of the original too; else plain and losslessly coded tensors must equal the original's bit for bit, and for
              lossy ones the error is reported.
+    config   a quantization_config, or its file, for the one whose folder does not hold it.
     base     the checkpoint that deltas are to; needed to compare them. Without an original deltas, and what is tied to
              them, are decoded with it, so that a base which is not that of the hashes is found. Without either only
              their stored bytes are checked.
@@ -107,11 +114,16 @@ def verify(
     True
     """
     tree, original = scan(path), None if against is None else scan(against)
-    with _opened(tree, original, base) as files, using(jobs) as threads:
+    bases = original is not None or base is not None  # else nothing that takes a base is decoded, and none is missed
+    how: dict[str, Any] = {"hint": config, "strict": False}
+    with opened_weights(tree, base=base, bases=bases, **how) as folders, using(jobs) as threads:
+        files = {name: container for folder in folders for name, container in folder.files.items()}
+        notes = [folder.unread for folder in folders if folder.unread]
         unchecked = tuple(name for name, container in files.items() if not container.native)
-        mine = tensors(files)
+        mine = labelled(folders)
         lacking = _reading_base(mine)
         decoded = lacking if base is not None and original is None else set()
+        decoded |= {name for name, (_, tensor) in mine.items() if not isinstance(tensor, LazyTensor)}
         cost = {name: tensor.nbytes + (name in decoded) * 2 * tensor.spec.nbytes for name, (_, tensor) in mine.items()}
         hashed = 0 if original is None else sum(original.path(name).stat().st_size for name in original.weights)
         more = 0 if original is None else sum(tensor.spec.nbytes for _, tensor in mine.values())
@@ -128,34 +140,38 @@ def verify(
         problems: list[str] = []
         rebuilt: list[str] = []
         if original is not None:
-            with opened(original) as theirs:
+            with opened_weights(original, bases=False, **how) as theirs:
                 same = {name: _same_source(tree, name, container, original, done) for name, container in files.items()}
                 problems += [problem for problem in same.values() if problem]
                 whole = {name for name, problem in same.items() if problem is None and lossless(files[name])}
                 for name in sorted(whole):
-                    own = [label for label, (file, _) in mine.items() if file == name]
-                    if any(rows[label].problem for label in own):
+                    if any(rows[label].problem for label, (file, _) in mine.items() if file == name):
                         continue  # what is wrong is known already; the others are compared one by one
                     if problem := _rebuild(files[name], threads, done):
                         problems.append(problem)
                         continue
                     rebuilt.append(name)
-                    rows |= {label: _with(rows[label], None, EXACT) for label in own}
+                good = {files[name].path for name in rebuilt}
+                for name, (_, tensor) in mine.items():
+                    if rows[name].problem is None and all(part.path in good for part in parts(tensor)):
+                        rows[name] = _with(rows[name], None, EXACT)
                 left = {label: found for label, found in mine.items() if rows[label].difference is None}
-                problems += _compare(left, tensors(theirs), rows, threads, done)
+                problems += _compare(left, labelled(theirs), rows, threads, done)
     where = None if original is None else str(original.where)
     uncompared = tuple(name for name in rows if name in lacking and base is None)
     return Verification(
-        str(tree.where), where, tuple(rows.values()), tuple(problems), unchecked, tuple(rebuilt), uncompared
+        str(tree.where),
+        where,
+        tuple(rows.values()),
+        tuple(problems),
+        unchecked,
+        tuple(rebuilt),
+        uncompared,
+        tuple(notes),
     )
 
 
-def _opened(tree: Tree, original: Tree | None, base: str | os.PathLike[str] | None) -> Files:
-    """The files; with neither an original nor a base nothing is decoded, so that no base is missed."""
-    return opened(tree) if original is None and base is None else opened_with(tree, base)
-
-
-def _reading_base(mine: dict[str, tuple[str, LazyTensor]]) -> set[str]:
+def _reading_base(mine: dict[str, tuple[str, TensorView]]) -> set[str]:
     """The names of tensors that take a base; a tie to what is not there is found later."""
     found = set()
     for name, (_, tensor) in mine.items():
@@ -165,10 +181,12 @@ def _reading_base(mine: dict[str, tuple[str, LazyTensor]]) -> set[str]:
     return found
 
 
-def _check(file: str, tensor: LazyTensor, decoded: bool) -> Check:
+def _check(file: str, tensor: TensorView, decoded: bool) -> Check:
     """Check the stored bytes; `decoded`: decode too, which compares the base with its hash."""
     try:
         nbytes = tensor.verify()
+        if not isinstance(tensor, LazyTensor):
+            nbytes += sum(part.verify() for part in parts(tensor))
         if decoded:
             with located(Path(tensor.path), tensor.name):
                 tensor.decode()
@@ -202,8 +220,8 @@ def _rebuild(container: Container, jobs: int, done: Done) -> str | None:
 
 
 def _compare(
-    mine: dict[str, tuple[str, LazyTensor]],
-    theirs: dict[str, tuple[str, LazyTensor]],
+    mine: dict[str, tuple[str, TensorView]],
+    theirs: dict[str, tuple[str, TensorView]],
     rows: dict[str, Check],
     jobs: int,
     done: Done,
@@ -222,13 +240,15 @@ def _compare(
                 found = of_two(a, b)
         except FormatError as error:  # a delta that is read with another base
             return _with(rows[name], str(error), None)
-        exact = b.codec is None or b.codec.lossless
+        exact = b.codec is None or b.codec.lossless or a.codec == b.codec
         return _with(rows[name], "differs from the original" if exact and not found.identical else None, found)
 
     for name, check in ordered(work, both, cost.__getitem__, jobs, max([MIN_BUDGET, *cost.values()])):
         rows[name] = check
         done.add(mine[name][1].spec.nbytes, name)
     for name in mine.keys() - theirs.keys():
+        if calibrated(name) and mine[name][1].codec is None:
+            continue  # a scale of activations, which no plain original has
         rows[name] = _with(rows[name], rows[name].problem or "is not in the original", None)
     return [f"tensor {name!r} of the original is missing" for name in theirs if name not in rows]
 

@@ -8,7 +8,9 @@ from typing import Annotated
 
 import typer
 
+from arraycodec.cli.convert import convert
 from arraycodec.cli.failures import DIFFERENT, EXIT_CODES, Group
+from arraycodec.cli.options import Base, Config, Every, Force, Jobs, Json, Quiet, Source
 
 app = typer.Typer(
     name="arraycodec",
@@ -19,18 +21,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout instead of tables.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
-Jobs = Annotated[
-    int | None, typer.Option("--jobs", "-j", min=1, help="Threads; as many as there are CPUs if not given.")
-]
-Force = Annotated[bool, typer.Option("--force", "-f", help="Overwrite files that exist.")]
-Every = Annotated[bool, typer.Option("--tensors", "-t", help="One row per tensor, not one per group of like names.")]
-Base = Annotated[
-    Path | None, typer.Option("--base", "-b", metavar="BASE", help="The checkpoint that differences are to.")
-]
-Source = Annotated[Path, typer.Argument(metavar="SRC", help="A .safetensors file, or a folder of shards.")]
 
 
 def _version(asked: bool) -> None:
@@ -162,23 +152,27 @@ def decompress(
         views.decompressed(report)
 
 
+app.command(epilog="Example: arraycodec convert llama llama-w4a16 --to compressed-tensors --scheme W4A16")(convert)
+
+
 @app.command(epilog="Example: arraycodec info model.nf4.safetensors --tensors")
 def info(
-    path: Annotated[Path, typer.Argument(metavar="PATH", help="A file or folder, plain or compressed.")],
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="A file or folder of any format.")],
     floor: Annotated[
         bool, typer.Option("--floor", help="Read all of it, and show entropies beside the bits that are stored.")
     ] = False,
+    config: Config = None,
     base: Base = None,
     jobs: Jobs = None,
     every: Every = False,
     as_json: Json = False,
 ) -> None:
-    """Show what a checkpoint holds. Only headers are read, but for --floor."""
+    """Show what a checkpoint holds, in whatever format. Only headers are read, but for --floor."""
     from arraycodec.checkpoints.info import info
     from arraycodec.cli import render, views
 
     with render.progress("counting", floor and not as_json) as progress:
-        found = info(path, floor=floor, base=base, jobs=jobs, progress=progress)
+        found = info(path, floor=floor, config=config, base=base, jobs=jobs, progress=progress)
     if as_json:
         render.emit_json(found.to_json())
     elif floor:
@@ -189,20 +183,24 @@ def info(
 
 @app.command(epilog="Example: arraycodec verify model.nf4.safetensors --against model.safetensors")
 def verify(
-    path: Annotated[Path, typer.Argument(metavar="PATH", help="A compressed file or folder.")],
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="A file or folder of any format.")],
     against: Annotated[
         Path | None,
         typer.Option(
             metavar="SRC", help="The original: compare every tensor, of lossless files the whole file's sha256."
         ),
     ] = None,
+    config: Config = None,
     base: Base = None,
     jobs: Jobs = None,
     every: Every = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Read every byte and check it against its checksum. Exit code 1 where something is wrong."""
+    """Read every byte and check it against its checksum. Exit code 1 where something is wrong.
+
+    Formats without checksums: codes, scales and shapes are checked, and every weight is decoded.
+    """
     import time
 
     from arraycodec.checkpoints.verify import verify
@@ -210,7 +208,7 @@ def verify(
 
     start = time.perf_counter()
     with render.progress("verifying", not (quiet or as_json)) as progress:
-        found = verify(path, against=against, base=base, jobs=jobs, progress=progress)
+        found = verify(path, against=against, config=config, base=base, jobs=jobs, progress=progress)
     if as_json:
         render.emit_json(found.to_json())
     elif not quiet:
@@ -221,20 +219,21 @@ def verify(
 
 @app.command(epilog="Example: arraycodec diff model.safetensors model.nf4.safetensors")
 def diff(
-    a: Annotated[Path, typer.Argument(metavar="A", help="A file or folder, plain or compressed.")],
+    a: Annotated[Path, typer.Argument(metavar="A", help="A file or folder of any format.")],
     b: Annotated[Path, typer.Argument(metavar="B", help="Another one.")],
+    config: Config = None,
     base: Base = None,
     jobs: Jobs = None,
     every: Every = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Compare two checkpoints tensor by tensor. Exit code 1 where they differ."""
+    """Compare two checkpoints weight by weight, whatever formats they are in. Exit code 1 where they differ."""
     from arraycodec.checkpoints.diff import diff
     from arraycodec.cli import render, views
 
     with render.progress("comparing", not (quiet or as_json)) as progress:
-        found = diff(a, b, base=base, jobs=jobs, progress=progress)
+        found = diff(a, b, config=config, base=base, jobs=jobs, progress=progress)
     if as_json:
         render.emit_json(found.to_json())
     elif not quiet:

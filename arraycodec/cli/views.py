@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
@@ -10,8 +11,9 @@ from arraycodec.checkpoints.diff import Diff
 from arraycodec.checkpoints.floor import CONTEXTS, Floor
 from arraycodec.checkpoints.info import Info
 from arraycodec.checkpoints.policy import FLOATS
-from arraycodec.checkpoints.report import Report, Row, codec_label, total
+from arraycodec.checkpoints.report import Report, Row, short_label, total
 from arraycodec.checkpoints.verify import Check, Verification
+from arraycodec.checkpoints.weights import NATIVE, PLAIN
 from arraycodec.cli.render import cell, console, decibels, dimensions, grouped, size, table, times
 from arraycodec.codecs.tied import Tied
 from arraycodec.containers.checks import shown
@@ -23,7 +25,7 @@ def compressed(report: Report, every: bool = False) -> None:
     """Every decision with its reason, then what it came to."""
     out = console()
     rows = table("~tensor", "", "?dtype", "?shape", "codec", ">before", ">after", "|reason")
-    like = grouped(report.rows, _labelled, lambda r: (r.dtype, r.shape, r.codec, r.reason), every)
+    like = grouped(report.rows, labelled, lambda r: (r.dtype, r.shape, r.codec, r.reason), every)
     for name, group in like:
         row, style = group[0], "" if group[0].codec else "dim"
         rows.add_row(
@@ -41,13 +43,14 @@ def compressed(report: Report, every: bool = False) -> None:
         out.print(cell(told + (f" --base {report.base}" if report.reads_base else ""), "dim"), soft_wrap=True)
 
 
-def _labelled(row: Row | Check | Floor) -> str:
+def labelled(row: Any) -> str:
+    """The name of a row's tensor, after the subfolder its file is in."""
     folder = row.file.rpartition("/")[0]
     return f"{folder}/{row.name}" if folder else row.name
 
 
 def _codec(row: Row | Check) -> Any:
-    return cell(codec_label(row.codec) or "plain", "green" if row.codec else "dim")
+    return cell(short_label(row.codec), "green" if row.codec else "dim")
 
 
 def _summary(report: Report) -> None:
@@ -81,7 +84,7 @@ def info(found: Info, every: bool = False) -> None:
     """Tensors in groups, then one line for the whole."""
     out = console()
     rows = table("~tensor", "", "?dtype", "?shape", "codec", ">decoded", ">stored", ">bits/weight")
-    for name, group in grouped(found.rows, _labelled, lambda r: (r.dtype, r.shape, r.codec), every):
+    for name, group in grouped(found.rows, labelled, lambda r: (r.dtype, r.shape, r.codec), every):
         row, elements = group[0], sum(math.prod(r.shape) for r in group)
         stored = sum(r.after or 0 for r in group)
         style = "" if row.codec else "dim"
@@ -93,15 +96,24 @@ def info(found: Info, every: bool = False) -> None:
         )  # fmt: skip
     rows.show(out)
     kind = "arraycodec container, checksummed (xxh3-64)" if found.native else "plain safetensors, no checksums"
+    if foreign := [name for name in found.formats if name not in (PLAIN, NATIVE)]:
+        kind = f"{', '.join(foreign)}, " + ("in a checksummed arraycodec container" if found.native else "no checksums")
     out.print(cell(found.path, "bold"), cell(f"  {kind}"), soft_wrap=True)
-    ratio = f" ({found.decoded / found.stored:.2f}× smaller than decoded)" if found.native and found.stored else ""
-    schemes = ", ".join(f"{count} {name}" for name, count in found.schemes.items())
+    smaller = (found.native or foreign) and found.stored
+    ratio = f" ({found.decoded / found.stored:.2f}× smaller than decoded)" if smaller else ""
+    schemes = ", ".join(f"{n} {name}" for name, n in Counter(short_label(row.codec) for row in found.rows).items())
     files = f" in {len(found.files)} files" if len(found.files) > 1 else ""
     tensors = f"{len(found.rows)} tensors{files} ({schemes}), {found.elements / 1e6:.2f} M weights"
     told = f"{tensors}, {size(found.stored)}{ratio}, {found.bits_per_element:.2f} bits per weight"
     out.print(cell(told), soft_wrap=True)
     for base in dict.fromkeys(file.base for file in found.files if file.base):
         out.print(cell(f"differences to {base}: --base names it where they are decoded", "yellow"), soft_wrap=True)
+    _notes(found.notes)
+
+
+def _notes(notes: Iterable[str]) -> None:
+    for note in notes:
+        console().print(cell(f"note: stored tensors, not weights: {note}", "yellow"), soft_wrap=True)
 
 
 def floors(found: Info, every: bool = False) -> None:
@@ -110,7 +122,7 @@ def floors(found: Info, every: bool = False) -> None:
     rows = table("~tensor", "", "?dtype", "?shape", *(f">{name}" for name in CONTEXTS), "?>lowest", ">stored", ">gap",
                  title="Bits per weight")  # fmt: skip
     all_of_them = found.floors or ()
-    groups = grouped(all_of_them, _labelled, lambda r: (r.dtype, r.shape), every)
+    groups = grouped(all_of_them, labelled, lambda r: (r.dtype, r.shape), every)
     for name, group in groups:
         rows.add_row(cell(name), cell(times(len(group))), cell(group[0].dtype), cell(dimensions(group[0].shape)),
                      *_figures(group))  # fmt: skip
@@ -143,7 +155,7 @@ def verified(found: Verification, seconds: float, every: bool = False) -> None:
     if found.against is not None:
         compared = [row for row in found.rows if row.difference and not row.difference.identical]
         rows = table("~tensor", "", "codec", ">SNR (lowest)", ">max abs error", ">relative RMS")
-        for name, group in grouped(compared, _labelled, lambda r: r.codec, every):
+        for name, group in grouped(compared, labelled, lambda r: r.codec, every):
             errors = [row.difference for row in group if row.difference]
             rows.add_row(cell(name), cell(times(len(group))), _codec(group[0]),
                          cell(decibels(min(e.snr_db for e in errors))), cell(f"{max(e.max_abs for e in errors):.3g}"),
@@ -168,7 +180,13 @@ def verified(found: Verification, seconds: float, every: bool = False) -> None:
         told = "differences to a base, or tied to one; without --base only their stored bytes were checked"
         out.print(cell(f"note: {told}: {names}", "yellow"), soft_wrap=True)
     for file in found.unchecked:
-        out.print(cell(f"note: {file} has no checksums, only its structure could be checked", "yellow"), soft_wrap=True)
+        checked = (
+            "codes, scales and shapes were"
+            if any(row.codec for row in found.rows if row.file == file)
+            else ("only its structure could be")
+        )
+        out.print(cell(f"note: {file} has no checksums, {checked} checked", "yellow"), soft_wrap=True)
+    _notes(found.notes)
     speed = f", {found.nbytes / seconds / 1e9:.2f} GB/s" if found.against is None and found.nbytes else ""
     whole = f"{len(found.rows)} tensors, {size(found.nbytes)} under checksums that hold, {seconds:.2f} s{speed}"
     out.print(cell("ok   " if found.ok else "FAILED  ", "bold green" if found.ok else "bold red"), cell(whole), sep="")
@@ -177,7 +195,7 @@ def verified(found: Verification, seconds: float, every: bool = False) -> None:
 def _told(row: Check) -> str:
     """The problem of a tensor, which it names once."""
     problem = row.problem or ""
-    return problem if shown(row.name) in problem else f"tensor {shown(_labelled(row))}: {problem}"
+    return problem if shown(row.name) in problem else f"tensor {shown(labelled(row))}: {problem}"
 
 
 def diff(found: Diff, every: bool = False) -> None:
@@ -196,6 +214,7 @@ def diff(found: Diff, every: bool = False) -> None:
                      cell(_side(row.b)), *map(cell, figures))  # fmt: skip
     if differing:
         rows.show(out)
+    _notes(found.notes)
     counts = ", ".join(f"{count} {status}" for status, count in found.counts.items() if count)
     told = "equal" if found.equal else "different"
     out.print(cell(f"{told}: ", "bold green" if found.equal else "bold yellow"), cell(counts or "no tensors"), sep="")
@@ -204,7 +223,7 @@ def diff(found: Diff, every: bool = False) -> None:
 def _side(side: Any) -> str:
     if side is None:
         return ""
-    return f"{side.dtype} {dimensions(side.shape)}" + (f" {codec_label(side.codec)}" if side.codec else "")
+    return f"{side.dtype} {dimensions(side.shape)}" + (f" {short_label(side.codec)}" if side.codec else "")
 
 
 def inventory(found: dict[str, Any]) -> None:
@@ -215,7 +234,7 @@ def inventory(found: dict[str, Any]) -> None:
         bits = "data-dependent" if scheme["bits_per_element"] is None else f"{scheme['bits_per_element']:.3f}"
         rows.add_row(cell(scheme["name"], "green"), cell(bits), cell(_kinds(scheme["dtypes"])), cell(scheme["repr"]))
     rows.show(out)
-    told = f"floats: {', '.join(FLOATS)}; any: every dtype of whole bytes; --json lists them"
+    told = f"floats: {', '.join(FLOATS)}; any: all of whole bytes; real: any but complex64; --json lists them"
     out.print(cell(told, "dim"), soft_wrap=True)
     out.print(
         cell("A lossy scheme X with its codes and scales coded losslessly: X+lossless, X+lossless-storage", "dim")
@@ -235,5 +254,6 @@ def inventory(found: dict[str, Any]) -> None:
 
 def _kinds(dtypes: list[str]) -> str:
     """Dtypes in a word where they are the usual ones."""
-    kinds = {frozenset(FLOATS): "floats", frozenset(Tied.dtypes): "any"}
+    any_ = frozenset(Tied.dtypes)
+    kinds = {frozenset(FLOATS): "floats", any_: "any", any_ - {"complex64"}: "real"}
     return kinds.get(frozenset(dtypes), ", ".join(dtypes))

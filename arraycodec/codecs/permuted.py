@@ -15,6 +15,7 @@ import numpy as np
 from arraycodec.base import Codec, Fetch, Given, Planes
 from arraycodec.errors import ArgumentError, CorruptError
 from arraycodec.primitives.memory import bits, empty, writable_bits
+from arraycodec.primitives.threads import split
 from arraycodec.spec import DTYPES, ArraySpec, spec_of
 
 
@@ -37,6 +38,7 @@ class Permuted(Codec):
     lossless: ClassVar[bool] = True
     dtypes: ClassVar[tuple[str, ...]] = tuple(name for name, row in DTYPES.items() if row.bits % 8 == 0)
     computed: ClassVar[tuple[str, ...]] = ("values",)
+    moved: ClassVar[str | None] = "values"
 
     axis: int = -1
 
@@ -105,8 +107,14 @@ class Permuted(Codec):
 
 def take(source: np.ndarray, order: np.ndarray, sides: tuple[int, ...], out: np.ndarray) -> None:
     """Column j of `out` becomes column order[j] of `source`; places out of range are the nearest ones in it."""
-    if out.size:
-        np.take(bits(source).reshape(sides), order, axis=1, mode="clip", out=writable_bits(out).reshape(sides))
+    if not out.size:
+        return
+    columns, target = bits(source).reshape(sides), writable_bits(out).reshape(sides)
+
+    def work(first: int, last: int) -> None:
+        np.take(columns[first:last], order, axis=1, mode="clip", out=target[first:last])
+
+    split(work, sides[0], out.size)
 
 
 def is_permutation(order: np.ndarray) -> bool:

@@ -201,8 +201,9 @@ class FrameReader:
         """The planes of each array along the leading axes."""
         if not (axes := len(self.batch_shape)):
             return [planes]
-        flat = {name: plane.reshape(-1, *plane.shape[axes:]) for name, plane in planes.items()}
-        return [{name: plane[i] for name, plane in flat.items()} for i in range(math.prod(self.batch_shape))]
+        number = math.prod(self.batch_shape)
+        flat = {name: plane.reshape(number, *plane.shape[axes:]) for name, plane in planes.items()}
+        return [{name: plane[i] for name, plane in flat.items()} for i in range(number)]
 
 
 def _reads_parts(codec: Codec) -> bool:

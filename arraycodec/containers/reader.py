@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import Any, Self
 
 from arraycodec import registry
 from arraycodec.codecs.tied import Tied
@@ -56,7 +56,7 @@ class Container(Mapping[str, LazyTensor]):
         """Close the files; arrays already read stay valid, tensors not yet read cannot be read any more."""
         self._opened.close()
 
-    def __enter__(self) -> Container:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:

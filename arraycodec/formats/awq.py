@@ -15,9 +15,9 @@ import numpy as np
 
 from arraycodec.base import Planes
 from arraycodec.containers import checks
-from arraycodec.containers.view import TensorView
+from arraycodec.containers.lazy import LazyTensor
 from arraycodec.errors import CorruptError, FormatError
-from arraycodec.formats import stored_integers as stored
+from arraycodec.formats import parts as stored
 from arraycodec.formats.config import Config
 from arraycodec.formats.translated import Weight
 from arraycodec.primitives.floats import KINDS
@@ -29,7 +29,7 @@ LAYOUT = "gemm"
 OTHERS = ("qzeros", "scales")
 
 
-def read(raw: Mapping[str, TensorView], config: Config) -> dict[str, Weight]:
+def read(raw: Mapping[str, LazyTensor], config: Config) -> dict[str, Weight]:
     """The weights of an AWQ checkpoint by name, `(outputs, inputs)` as those of nn.Linear.
 
     FormatError where the configuration cannot be read, CorruptError where tensors are missing or do not fit it.
@@ -45,7 +45,7 @@ def read(raw: Mapping[str, TensorView], config: Config) -> dict[str, Weight]:
     group_size = stored.number(said, ("group_size", "q_group_size"), 128, where)
     return {
         f"{module}.weight".removeprefix("."): _weight(parts, group_size, symmetric, config)
-        for module, parts in stored.modules(raw, "qweight", OTHERS).items()
+        for module, parts in stored.modules(raw, "qweight", OTHERS, ("scales",)).items()
     }
 
 
@@ -66,7 +66,7 @@ def _weight(parts: stored.Parts, group_size: int, symmetric: bool, config: Confi
     stored.fits(scales, (columns // group, rows), tuple(KINDS), told)
     codec = stored.linear(scales, BITS, symmetric, group, columns, config)
     spec = ArraySpec((rows, columns), stored.weight_dtype(scales, config))
-    return Weight(spec, codec, parts, partial(_planes, shape=(rows, columns)))  # type: ignore[arg-type]
+    return Weight(spec, codec, parts, partial(_planes, shape=(rows, columns)), stored.check_finite)
 
 
 def _planes(arrays: dict[str, np.ndarray], shape: tuple[int, int]) -> Planes:

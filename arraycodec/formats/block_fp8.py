@@ -17,9 +17,9 @@ import numpy as np
 from arraycodec.base import Planes
 from arraycodec.codecs.minifloat import Minifloat
 from arraycodec.containers import checks
-from arraycodec.containers.view import TensorView
+from arraycodec.containers.lazy import LazyTensor
 from arraycodec.errors import CorruptError, FormatError
-from arraycodec.formats import stored_integers as stored
+from arraycodec.formats import parts as stored
 from arraycodec.formats.config import Config
 from arraycodec.formats.translated import Weight
 from arraycodec.primitives.floats import KINDS
@@ -32,7 +32,7 @@ SCALE_DTYPES = ("float32", "bfloat16", "float8_e8m0fnu")
 WEIGHT_DTYPE = "bfloat16"  # where config.json does not say
 
 
-def read(raw: Mapping[str, TensorView], config: Config) -> dict[str, Weight]:
+def read(raw: Mapping[str, LazyTensor], config: Config) -> dict[str, Weight]:
     """The weights of an fp8 checkpoint by name; those that are stored in another dtype stay as they are.
 
     FormatError where the configuration cannot be read, CorruptError where tensors are missing or do not fit it.
@@ -62,7 +62,7 @@ def block_size(said: Mapping[str, Any], where: str) -> tuple[int, int] | None:
     return found[0], found[1]
 
 
-def weight(codes: TensorView, scales: TensorView, block: Any, config: Config) -> Weight:
+def weight(codes: LazyTensor, scales: LazyTensor, block: Any, config: Config) -> Weight:
     """A weight of float8 codes and scales of blocks of this size, once they are found to fit each other."""
     dtype = config.dtype if config.dtype in KINDS else WEIGHT_DTYPE
     spec = ArraySpec(codes.shape, dtype)
@@ -70,10 +70,17 @@ def weight(codes: TensorView, scales: TensorView, block: Any, config: Config) ->
     if scales.dtype == dtype != "float32":
         codec = Minifloat(CODES, block, flavour="compressed-tensors", arithmetic="eager")
     shape = scales_shape(spec, block, 8)
-    if block is None and scales.shape in ((), (1,), (1, 1)):
+    if _apart(scales.shape) == _apart(shape):
         shape = scales.shape
     stored.fits(scales, shape, SCALE_DTYPES, f" for {codes.dtype}{list(codes.shape)} in blocks of {block}")
-    return Weight(spec, codec, {"codes": codes, "scales": scales}, partial(_planes, codec=codec, spec=spec))  # type: ignore[arg-type]
+    return Weight(
+        spec, codec, {"codes": codes, "scales": scales}, partial(_planes, codec=codec, spec=spec), stored.check_finite
+    )
+
+
+def _apart(shape: tuple[int, ...]) -> list[int]:
+    """A shape without axes of length 1, which some leave out."""
+    return [axis for axis in shape if axis != 1]
 
 
 def _planes(arrays: dict[str, np.ndarray], codec: Minifloat, spec: ArraySpec) -> Planes:

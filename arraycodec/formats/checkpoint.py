@@ -32,7 +32,10 @@ ALIASES = {"compressed_tensors": "compressed-tensors"}
 SELF_DESCRIBING = {
     ".quant_state.bitsandbytes__nf4": "bitsandbytes",
     ".quant_state.bitsandbytes__fp4": "bitsandbytes",
+    ".quant_map": "bitsandbytes",
     ".SCB": "bitsandbytes",
+    ".weight_format": "bitsandbytes",
+    ".compressed": "compressed-tensors",  # sparse weights
 }
 NEED_CONFIG = {
     ".weight_packed": "compressed-tensors",

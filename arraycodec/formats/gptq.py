@@ -19,9 +19,9 @@ import numpy as np
 from arraycodec.base import Codec, Planes, Then
 from arraycodec.codecs.permuted import Permuted
 from arraycodec.containers import checks
-from arraycodec.containers.view import TensorView
+from arraycodec.containers.lazy import LazyTensor
 from arraycodec.errors import CorruptError, FormatError
-from arraycodec.formats import stored_integers as stored
+from arraycodec.formats import parts as stored
 from arraycodec.formats.compressed_tensors import packing
 from arraycodec.formats.compressed_tensors.legacy import order_of
 from arraycodec.formats.config import Config
@@ -62,14 +62,14 @@ class Settings:
         return cls(bits, group_size, act_order, symmetric, layout == LAYOUTS[0])
 
 
-def read(raw: Mapping[str, TensorView], config: Config) -> dict[str, Weight]:
+def read(raw: Mapping[str, LazyTensor], config: Config) -> dict[str, Weight]:
     """The weights of a GPTQ checkpoint by name, `(outputs, inputs)` as those of nn.Linear.
 
     FormatError where the configuration cannot be read, CorruptError where tensors are missing or do not fit it.
     """
     said, where = config.quantization, f"{config.where}: quantization_config"
     common, weights = Settings.of(said, where), {}
-    for module, parts in stored.modules(raw, "qweight", OTHERS).items():
+    for module, parts in stored.modules(raw, "qweight", OTHERS, ("scales",)).items():
         own = _override(said, module, where)
         settings = common if own is None else Settings.of({**said, **own}, f"{where}: dynamic")
         weights[f"{module}.weight".removeprefix(".")] = _weight(parts, settings, config)
@@ -114,7 +114,7 @@ def _weight(parts: stored.Parts, settings: Settings, config: Config) -> Weight:
     codec: Codec = Then(Permuted(), values=linear) if settings.act_order else linear
     spec = ArraySpec((rows, columns), stored.weight_dtype(scales, config))
     ordered = replace(settings, group_size=group)
-    return Weight(spec, codec, parts, partial(_planes, settings=ordered, shape=(rows, columns)))  # type: ignore[arg-type]
+    return Weight(spec, codec, parts, partial(_planes, settings=ordered, shape=(rows, columns)), stored.check_finite)
 
 
 def _planes(arrays: dict[str, np.ndarray], settings: Settings, shape: tuple[int, int]) -> Planes:

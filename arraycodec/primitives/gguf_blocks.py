@@ -20,7 +20,7 @@ TRITS = 0  # in place of a width: digits of base 3
 
 
 class Field(NamedTuple):
-    """`count` numbers of a few bits in the bytes of a block, from byte `at` on.
+    """`size` numbers of a few bits in the bytes of a block, from byte `at` on.
 
     `run` bytes hold the lowest digits of the first `run` numbers, then, `step` bits higher and `stride` bytes further,
     those of the next `run` numbers, and so on for `turns` turns; then come the next `run` bytes. With TRITS, digit t of
@@ -30,7 +30,7 @@ class Field(NamedTuple):
     at: int
     bits: int
     run: int
-    count: int
+    size: int
     turns: int
     step: int
     first: int = 0  # the lowest bit in the first turn
@@ -39,7 +39,7 @@ class Field(NamedTuple):
     @property
     def chunks(self) -> int:
         """How many times the turns begin again."""
-        return self.count // (self.run * self.turns)
+        return self.size // (self.run * self.turns)
 
     @property
     def mask(self) -> int:
@@ -60,9 +60,9 @@ class Integers(NamedTuple):
     flip: int = 0
 
     @property
-    def count(self) -> int:
+    def size(self) -> int:
         """How many there are; 1 where there is no field."""
-        return sum(field.count for field in self.low) or 1
+        return sum(field.size for field in self.low) or 1
 
 
 class BlockType(NamedTuple):
@@ -89,16 +89,16 @@ class BlockType(NamedTuple):
     @property
     def sub(self) -> int:
         """The elements of a sub-block."""
-        return self.elements // self.scales.count
+        return self.elements // self.scales.size
 
 
-def _field(at: int, bits: int, run: int, count: int) -> Field:
+def _field(at: int, bits: int, run: int, size: int) -> Field:
     """A field that uses all bits of its bytes."""
-    return Field(at, bits, run, count, 8 // bits, bits)
+    return Field(at, bits, run, size, 8 // bits, bits)
 
 
-def _trits(at: int, run: int, count: int) -> Field:
-    return Field(at, TRITS, run, count, min(5, count // run), 1)
+def _trits(at: int, run: int, size: int) -> Field:
+    return Field(at, TRITS, run, size, min(5, size // run), 1)
 
 
 E2M1 = (0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12)  # twice the values of float4_e2m1fn, without -0

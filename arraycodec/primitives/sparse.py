@@ -129,8 +129,8 @@ def squeeze_rows(source, fours, columns, bitmask, starts, values, first, last):
     """
     squeezed = np.empty(UNIT + SLACK, source.dtype)
     run, kept = np.empty(UNIT + SLACK, source.dtype), np.empty(UNIT, np.uint8)
-    nibbles, lanes = np.empty(UNIT // 4, np.uint64), np.empty(UNIT // 4, np.uint64)
-    steps = np.empty(UNIT // 4, np.int64)
+    nibbles, steps = np.empty(UNIT // 4, np.uint8), np.empty(UNIT // 4, np.uint8)
+    lanes = np.empty(UNIT // 4, np.uint64)
     across, width = (columns + UNIT - 1) // UNIT, (columns + 7) // 8
     for unit in range(first, last):
         row, start = unit // across, unit % across * UNIT
@@ -160,8 +160,8 @@ def spread_rows(values, fours, starts, pairs, columns, bitmask, target, first, l
     """
     squeezed = np.empty(UNIT + SLACK, target.dtype)
     run, kept = np.empty(UNIT + SLACK, target.dtype), np.empty(UNIT, np.uint8)
-    nibbles, lanes = np.empty(UNIT // 4, np.uint64), np.empty(UNIT // 4, np.uint64)
-    steps = np.empty(UNIT // 4, np.int64)
+    nibbles, steps = np.empty(UNIT // 4, np.uint8), np.empty(UNIT // 4, np.uint8)
+    lanes = np.empty(UNIT // 4, np.uint64)
     across, width = (columns + UNIT - 1) // UNIT, (columns + 7) // 8
     for unit in range(first, last):
         row, start = unit // across, unit % across * UNIT
@@ -179,15 +179,13 @@ def spread_rows(values, fours, starts, pairs, columns, bitmask, target, first, l
             copy(run, out)
             continue
         unpack_bits(mask, kept)
-        at = 0
-        if not pairs:
-            for i in range(n):  # no branch, since none could be foretold
-                out[i] = squeezed[at] & (np.uint64(0) - np.uint64(kept[i]))
-                at += np.int64(kept[i])
-        else:
-            for i in range(n):
-                at = 0 if i % 4 == 0 else at
-                out[i] = squeezed[i // 4 * 2 + at] & (np.uint64(0) - np.uint64(kept[i] and at < 2))
+        at, behind = 0, UNIT
+        for first_of_group in range(0, n, 4):
+            if pairs:
+                at, behind = first_of_group // 2, first_of_group // 2 + 2
+            for i in range(first_of_group, min(first_of_group + 4, n)):
+                there = kept[i] & np.uint8(at < behind)  # no branch, since none could be foretold
+                out[i] = squeezed[at] & (np.uint64(0) - np.uint64(there))
                 at += np.int64(kept[i])
 
 
@@ -217,8 +215,8 @@ def split_nibbles(mask, nibbles, steps, itemsize):
         nibbles[2 * i] = mask[i] & np.uint8(15)
         nibbles[2 * i + 1] = mask[i] >> np.uint8(4)
     for i in range(2 * mask.size):
-        c = nibbles[i] - ((nibbles[i] >> np.uint64(1)) & np.uint64(5))
-        steps[i] = np.int64((c & np.uint64(3)) + (c >> np.uint64(2))) * itemsize
+        c = np.uint8(nibbles[i] - ((nibbles[i] >> np.uint8(1)) & np.uint8(5)))
+        steps[i] = np.uint8(((c & np.uint8(3)) + (c >> np.uint8(2))) * itemsize)
 
 
 @inlined
@@ -229,7 +227,7 @@ def squeeze(fours, size, mask, nibbles, lanes, steps, squeezed):
     even, low = ones | ones << half, (np.uint64(1) << half) - np.uint64(1)
     split_nibbles(mask, nibbles, steps, size)
     for i in range(2 * mask.size):
-        bit = fields(nibbles[i], width)
+        bit = fields(np.uint64(nibbles[i]), width)
         there = (bit << width) - bit
         down = ~there & even  # within pairs: from above to a field that is free
         x = np.uint64(fours[i]) & there
@@ -242,7 +240,7 @@ def squeeze(fours, size, mask, nibbles, lanes, steps, squeezed):
             store64(target, at, lanes[i])
         else:
             store32(target, at, np.uint32(lanes[i]))
-        at += steps[i]
+        at += np.int64(steps[i])
 
 
 @inlined
@@ -255,10 +253,10 @@ def spread(squeezed, size, mask, pairs, nibbles, lanes, steps, fours):
     at = 0
     for i in range(2 * mask.size):
         lanes[i] = load64(source, at) if size == 2 else np.uint64(load32(source, at))
-        at += 2 * size if pairs else steps[i]
+        at += 2 * size if pairs else np.int64(steps[i])
     all_ = low if pairs else ~np.uint64(0)
     for i in range(2 * mask.size):
-        bit = fields(nibbles[i], width)
+        bit = fields(np.uint64(nibbles[i]), width)
         there = (bit << width) - bit
         up = ~there & even
         count = (bit + (bit >> width)) & np.uint64(3)

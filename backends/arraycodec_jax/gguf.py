@@ -76,7 +76,7 @@ def load_field(blocks: jax.Array, field: Field) -> jax.Array:
         part = blocks[..., at : at + size].astype(jnp.int32)
         part = part.reshape(*blocks.shape[:-1], field.chunks, field.run)
         turns.append((part * 3**digit & 255) * 3 >> 8 if field.bits == TRITS else part >> digit & field.mask)
-    return jnp.stack(turns, axis=-2).reshape(*blocks.shape[:-1], field.count)
+    return jnp.stack(turns, axis=-2).reshape(*blocks.shape[:-1], field.size)
 
 
 def load_halves(blocks: jax.Array, at: int | None) -> jax.Array:

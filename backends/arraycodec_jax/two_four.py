@@ -43,15 +43,12 @@ def measured(codec: TwoFour, x: Any) -> None:
 def encode(x: jax.Array, codec: TwoFour, given: Given, known: None = None) -> Planes:
     """The planes of `x`."""
     specs, words, keys = codec.planes(arrays.spec(x)), *grouped(codec, x)
-    before = places_before(keys)
-    kept = before < 2
-    # Of two kept ones, the first is the one without a kept one before it; a group of one element has one value.
-    first = jnp.argmax(kept, axis=-1)
-    last = keys.shape[-1] - 1 - jnp.argmax(kept[..., ::-1], axis=-1)
-    pairs = jnp.take_along_axis(words, jnp.stack([first, last], axis=-1), axis=-1)
-    columns = x.shape[-1] if x.ndim else 1
-    values = pairs.reshape(*pairs.shape[:-2], -1)[..., : values_per_row(columns)]
-    bits = kept.reshape(*kept.shape[:-2], -1)[..., :columns]
+    kept, columns = places_before(keys) < 2, x.shape[-1] if x.ndim else 1
+    w0, w1, w2, w3 = (words[..., i] for i in range(4))
+    first = jnp.where(kept[..., 0], w0, jnp.where(kept[..., 1], w1, w2))
+    last = jnp.where(kept[..., 3], w3, jnp.where(kept[..., 2], w2, w1))
+    pairs = jnp.stack([first, last], axis=-1)
+    values, bits = _joined(pairs)[..., : values_per_row(columns)], _joined(kept)[..., :columns]
     own = ArraySpec(specs["values"].shape, arrays.spec(x).dtype)
     return {"values": from_words(values, own), "bitmask": pack_bits(bits).reshape(specs["bitmask"].known_shape)}
 
@@ -65,7 +62,7 @@ def decode(codec: TwoFour, planes: Planes, spec: ArraySpec, given: Given) -> jax
     bits = _groups(unpack_bits(_padded(planes["bitmask"], -(-groups // 2)), 4 * groups), 4)
     rank = jnp.cumsum(bits, axis=-1, dtype=jnp.int32)
     found = jnp.where(bits & (rank <= 2), jnp.where(rank == 1, pairs[..., :1], pairs[..., 1:]), word(0))
-    return from_words(found.reshape(*found.shape[:-2], 4 * groups)[..., :columns], spec)
+    return from_words(_joined(found)[..., :columns], spec)
 
 
 def grouped(codec: TwoFour, x: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -102,6 +99,11 @@ def _crowded(codec: TwoFour, x: jax.Array) -> jax.Array:
 def _padded(x: jax.Array, n: int) -> jax.Array:
     """Zeros after the last axis, which then has n elements."""
     return jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, n - x.shape[-1])])
+
+
+def _joined(groups: jax.Array) -> jax.Array:
+    """The inverse of `_groups`."""
+    return groups.reshape(*groups.shape[:-2], groups.shape[-2] * groups.shape[-1])
 
 
 def _groups(x: jax.Array, size: int) -> jax.Array:

@@ -79,7 +79,7 @@ def load_field(blocks: torch.Tensor, field: Field) -> torch.Tensor:
         at, digit = field.at + turn * field.stride, field.first + turn * field.step
         part = blocks[:, at : at + size].to(torch.int32).view(len(blocks), field.chunks, field.run)
         turns.append((part * 3**digit & 255) * 3 >> 8 if field.bits == TRITS else part >> digit & field.mask)
-    return torch.stack(turns, dim=2).view(len(blocks), field.count)
+    return torch.stack(turns, dim=2).view(len(blocks), field.size)
 
 
 def load_halves(blocks: torch.Tensor, at: int | None) -> torch.Tensor:

@@ -55,7 +55,8 @@ def places_of(name: str, device: torch.device) -> tuple[torch.Tensor, torch.Tens
     block = TYPES[name]
     with _disable_current_modes():  # a fake mode must not leave its tensors in the cache
         codes, scales, minima = (
-            integers(torch.tensor(packed(numbers), device=device)) for numbers in (block.codes, block.scales, block.minima)
+            integers(torch.tensor(packed(numbers), device=device))
+            for numbers in (block.codes, block.scales, block.minima)
         )
     return codes, scales, minima
 

@@ -43,5 +43,11 @@ def compare(codec: ac.Codec, x: np.ndarray, given: Planes, implementation: str =
         want, got = codec.encode(x, given), how.encode(jnp.asarray(x), codec, given)
     for name, plane in want.items():
         same_bits(np.asarray(got[name]), plane, f"{codec}: {name} of {x.dtype}{list(x.shape)}", x)
-    decoded = how.decode(codec, {name: jnp.asarray(plane) for name, plane in want.items()}, spec_of(x), {})
-    same_bits(np.asarray(decoded), codec.decode(want, spec_of(x)), f"{codec}: decoded", x)
+    compare_decoded(codec, want, spec_of(x), implementation)
+
+
+def compare_decoded(codec: ac.Codec, planes: Planes, spec: ac.ArraySpec, implementation: str = "jit") -> None:
+    """Decode planes in jnp and in the reference."""
+    own = {name: jnp.asarray(plane) for name, plane in planes.items()}
+    decoded = IMPLEMENTATIONS[implementation].decode(codec, own, spec, {})
+    same_bits(np.asarray(decoded), codec.decode(planes, spec), f"{codec}: decoded to {spec.dtype}{list(spec.shape)}")

@@ -14,11 +14,11 @@ import jax.numpy as jnp  # noqa: E402
 import arraycodec as ac  # noqa: E402
 from arraycodec.base import Planes  # noqa: E402
 from arraycodec.spec import ArraySpec, numpy_dtype, spec_of  # noqa: E402
-from arraycodec_conformance.cases import NESTED, RISING16, RISING256, UNEVEN16, Case  # noqa: E402
+from arraycodec_conformance.cases import NESTED, RISING16, RISING256, UNEVEN16, Case, any_bytes  # noqa: E402
 from arraycodec_conformance.compare import same_bits  # noqa: E402
 from arraycodec_conformance.strategies import Recipe  # noqa: E402
 from arraycodec_jax import IMPLEMENTATIONS  # noqa: E402
-from tests.backends.jax_compare import SCALES, SHAPES, arrays, compare  # noqa: E402
+from tests.backends.jax_compare import SCALES, SHAPES, arrays, compare, compare_decoded  # noqa: E402
 from tests.backends.test_jax import FIXED  # noqa: E402
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -40,7 +40,17 @@ CODECS: dict[str, tuple[ac.Codec, Planes]] = {
 }
 
 
-@pytest.mark.parametrize("case", FIXED, ids=str)
+@pytest.mark.parametrize("name", ["Q5_0", "Q4_K", "IQ4_XS", "MXFP4"])
+def test_any_blocks(name: str) -> None:
+    """Of a codec that only decodes: any bytes. Every type is compiled at level full (test_jax.py)."""
+    codec, spec = ac.Gguf(name), ac.ArraySpec((3, 512), "float32")
+    planes = any_bytes(codec.planes(spec), 0)
+    blocks = planes["blocks"].reshape(-1, codec.block.nbytes)
+    blocks[:, 0] = np.arange(len(blocks))  # scale bytes 0 and 1 of MXFP4 make subnormal numbers
+    compare_decoded(codec, planes, spec)
+
+
+@pytest.mark.parametrize("case", [case for case in FIXED if case.written is None], ids=str)
 def test_special_values(case: Case) -> None:
     for x in arrays((6, 192), "float32"):
         compare(case.codec, x, case.encoding(x))

@@ -87,7 +87,7 @@ def test_bands_hold_the_decoded_weight(name: str) -> None:
 
 @pytest.mark.level("exhaustive")
 @pytest.mark.parametrize("shape", [(300, 256), (96, 50)])
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("case", [case for case in CASES if case.written is None], ids=str)
 def test_every_case(case: Case, shape: tuple[int, int]) -> None:
     for axis in (0, 1):
         compare(case, shape, 7, axis)

@@ -117,7 +117,8 @@ def test_more_than_2_31_elements() -> None:
 MUTANTS = {
     "bits in the other order": ("(bits >> i) & 1) != 0, start", "(bits >> (7 - i)) & 1) != 0, start", "bitmask"),
     "its own bit counted": ("ones(bits & ((1 << i) - 1))", "ones(bits & ((2 << i) - 1))", "bitmask"),
-    "no end of rows": ("mask=there & (column < columns), other=0)\n    bits", "mask=there, other=0)\n    bits", "bitmask"),
+    "no end of rows": ("mask=there & (column < columns), other=0)\n    bits", "mask=there, other=0)\n    bits",
+                       "bitmask"),
     "later ones of ties first": ("(k1 > k0).to", "(k1 >= k0).to", "two_four"),
     "signs count": ("key = (u & (sign - 1)) << 1", "key = u", "two_four"),
     "NaN is the least": ("u = tl.where(u == sign, sign << 1,", "u = tl.where(u == sign, 0,", "fnuz"),

@@ -225,9 +225,17 @@ class TestSharded:
             same_bits(np.asarray(got), ac.load(path, dtype=dtype)["b"], "stacked")
         want = small_floats(tmp_path / "s.safetensors")
         columns = NamedSharding(line, PartitionSpec(None, "d"))
-        for name in (*SMALL, *PACKED):
-            got = ac.load(tmp_path / "s.safetensors", framework="jax", dtype="float32", sharding={name: columns})[name]
-            same_bits(np.asarray(got), want[name].astype(np.float32), name)
+        rows = NamedSharding(jax.make_mesh((4, 2), ("x", "y")), PartitionSpec("x"))
+        for sharding in (rows, columns):
+            for name in (*SMALL, *PACKED):
+                path = tmp_path / "s.safetensors"
+                got = ac.load(path, framework="jax", dtype="float32", sharding={name: sharding})[name]
+                same_bits(np.asarray(got), want[name].astype(np.float32), name)
+        header = safetensors.make_header({"flat": ac.ArraySpec((16,), "float4_e2m1fn")})
+        with safetensors.SafetensorsWriter(path, header) as writer:
+            writer.add("flat", np.arange(8, dtype=np.uint8))
+        got = ac.load(path, framework="jax", sharding=rows)["flat"]  # a row is half a byte
+        same_bits(np.asarray(got), ac.load(path)["flat"], "flat")
 
     def test_one_for_all_a_tree_or_a_function(self, tmp_path: Path) -> None:
         line, _ = self.meshes()

@@ -56,6 +56,20 @@ def test_columns_of_a_group_share_a_scale() -> None:
     assert np.abs(ac.decode(enc) - x)[:, small].mean() < np.abs(neighbours - x)[:, small].mean() / 4
 
 
+def test_another_dtype_is_that_of_the_values() -> None:
+    """Permuted alone is lossless and has one dtype; a part that rounds once may round to another."""
+    x, order = np.random.default_rng(2).standard_normal((4, 128)).astype(np.float16), shuffle(128)
+    inner = ac.Linear(4, False, (1, 32), "compressed-tensors", "eager")
+    enc = ac.encode(x, ac.Then(ac.Permuted(), values=inner), given={"order": order})
+    values = {name.removeprefix("values."): plane for name, plane in enc.planes.items() if name != "order"}
+    for dtype in ("float32", "bfloat16"):
+        want = ac.decode(ac.Encoded(inner, enc.spec, values), dtype=dtype)[:, order]
+        same_bits(ac.decode(enc, dtype=dtype), want, dtype)
+    for codec in (ac.Permuted(), ac.Then(ac.Permuted(), values=ac.Lossless())):
+        with pytest.raises(ac.ArgumentError, match="gives float16 only"):
+            ac.decode(ac.encode(x, codec, given={"order": order}), dtype="float32")
+
+
 @pytest.mark.parametrize("codec", [ac.Permuted(), ac.Permuted(1), ac.Permuted(0), GROUPED], ids=repr)
 def test_a_part_reads_whole_rows_only(codec: ac.Codec) -> None:
     x = np.random.default_rng(1).standard_normal((6, 4, 64)).astype(np.float32)

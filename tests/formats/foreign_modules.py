@@ -1,4 +1,4 @@
-"""Tiny checkpoints of other quantisers, made bit by bit from the descriptions of their formats, and what they stand for.
+"""Tiny checkpoints of other quantisers, made bit by bit from the descriptions of their formats, and their weights.
 
 Nothing here knows the package: loops over bits, and the formula with which each library dequantises. Running this file
 writes the committed ones: `python tests/formats/foreign_modules.py`.
@@ -140,7 +140,10 @@ def checkpoints() -> dict[str, tuple[Tensors, dict[str, Any], Tensors]]:
     }  # fmt: skip
     return {
         "gptq": (
-            {**named("model.a", plain[0]), **named("model.b", two[0]), "model.a.bias": np.zeros(32, np.float16), **norm},
+            {
+                **named("model.a", plain[0]), **named("model.b", two[0]), **norm,
+                "model.a.bias": np.zeros(32, np.float16),
+            },
             {
                 "torch_dtype": "float16",
                 "quantization_config": {

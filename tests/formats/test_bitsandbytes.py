@@ -108,7 +108,7 @@ def test_4_bit_files(quant_type: str, nested: bool, dtype: str, storage: str, tm
         same_bits(model["a.weight"].decode(), to_numpy(weight), "decoded")
         same_bits(model["a.weight"][3:9], to_numpy(weight)[3:9], "rows")
         assert model["a.weight"].verify() == 0
-    again = rewritten(folder, Bitsandbytes(storage=storage), tmp_path / "again")
+    again = rewritten(folder, Bitsandbytes.of({}, storage=storage), tmp_path / "again")
     assert again == (folder / "model.safetensors").read_bytes()
 
 
@@ -129,7 +129,7 @@ def test_block_sizes_and_shapes(block_size: int, shape: tuple[int, ...], tmp_pat
         with ac.open_checkpoint(saved(tmp_path, state)) as model:
             assert list(model) == ["m.experts.up"]
             same_bits(model["m.experts.up"].decode(), to_numpy(weight), f"nested {nested}")
-        again = rewritten(tmp_path, Bitsandbytes(), tmp_path / "again")
+        again = rewritten(tmp_path, Bitsandbytes.of({}), tmp_path / "again")
         assert again == (tmp_path / "model.safetensors").read_bytes()
 
 
@@ -167,7 +167,7 @@ def test_modules_of_bitsandbytes(tmp_path: Path) -> None:
         decoded = bnb.functional.dequantize_4bit(linear.weight.data, linear.weight.quant_state)
         same_bits(opened["up.weight"].decode(), to_numpy(decoded), "Linear4bit")
         same_bits(opened["experts.up"].decode(), to_numpy(model["experts"].up), "parameter")
-    again = rewritten(tmp_path, Bitsandbytes(), tmp_path / "again")
+    again = rewritten(tmp_path, Bitsandbytes.of({}), tmp_path / "again")
     assert again == (tmp_path / "model.safetensors").read_bytes()
 
 
@@ -187,7 +187,7 @@ def test_int8_files(config: Any, bias: str | None, dtype: str, tmp_path: Path) -
         assert (model.format, tensor.codec, tensor.dtype) == ("bitsandbytes", ac.LLMInt8(), dtype)
         exact = bnb.functional.int8_vectorwise_dequant(state["a.weight"], state["a.SCB"])
         same_bits(tensor.decode(), to_numpy(exact.to(getattr(torch, dtype))), "decoded")
-    again = rewritten(tmp_path, Bitsandbytes(), tmp_path / "again")
+    again = rewritten(tmp_path, Bitsandbytes.of({}), tmp_path / "again")
     assert again == (tmp_path / "model.safetensors").read_bytes()
 
 
@@ -250,7 +250,7 @@ def test_other_tables_of_statistics_are_part_of_the_weight(tmp_path: Path) -> No
         with ac.open_checkpoint(saved(tmp_path, own)) as model:
             assert model["a.weight"].codec == ac.Then(ac.Codebook(), absmax=ac.Codebook(codec, 256, offset=True))
             same_bits(model["a.weight"].decode(), to_numpy(weight), codec)
-        again = rewritten(tmp_path, Bitsandbytes(), tmp_path / "again")
+        again = rewritten(tmp_path, Bitsandbytes.of({}), tmp_path / "again")
         assert again == (tmp_path / "model.safetensors").read_bytes()
 
 
@@ -381,6 +381,8 @@ ROWS: list[tuple[Callable[[], Arrays], dict[str, np.ndarray | None], str]] = [
     (int8, {"a.weight_format": np.array(1, np.uint8)}, r"weight_format must be 0 \(row\), got 1 \(col32\)"),
     (int8, {"a.weight_format": np.array(3, np.uint8)}, r"got 3 \(col_ampere\)"),
     (int8, {"a.weight_format": np.zeros(2, np.uint8)}, r"got shape \[2\]"),
+    (int8, {"a.weight_format": np.array(np.nan, np.float16)}, r"must be 0 \(row\), got nan"),
+    (nested, {NF4_STATE: facts(nested_blocksize=256, nested_dtype="float32", nested_offset=1e39)}, "a float32 number"),
 ]  # fmt: skip
 
 
@@ -396,6 +398,14 @@ def test_hostile_states(make: Callable[[], Arrays], change: dict[str, Any], told
     with pytest.raises(ac.FormatError, match=told) as caught:
         ac.open_checkpoint(tmp_path, config={"quant_method": "bitsandbytes"})
     assert str(caught.value).startswith(f"{tmp_path / 'model.safetensors'}: tensor ")
+
+
+@pytest.mark.parametrize(("make", "gone"), [(good, NF4_STATE), (int8, "a.SCB")])
+def test_a_truncated_state_is_no_plain_tensor(make: Callable[[], Arrays], gone: str, tmp_path: Path) -> None:
+    """Even where no configuration says that bitsandbytes wrote it."""
+    safetensors.save({name: array for name, array in make().items() if name != gone}, tmp_path / "model.safetensors")
+    with pytest.raises(ac.FormatError, match=r"tensor 'a\.weight"):
+        ac.open_checkpoint(tmp_path)
 
 
 def test_tables_that_differ_in_rounding_are_the_same(tmp_path: Path) -> None:
@@ -477,6 +487,8 @@ def test_config() -> None:
         target.config({}, {"a.weight": Decision(None, "plain")})
     with pytest.raises(ac.FormatError, match="one of load_in_4bit and load_in_8bit"):
         Bitsandbytes.from_config({"quant_method": "bitsandbytes"})
+    with pytest.raises(ac.FormatError, match="llm_int8_skip_modules must be a list of names, got 'lm_head'"):
+        Bitsandbytes.from_config(said | {"llm_int8_skip_modules": "lm_head"})
 
 
 def test_stored_says_what_bitsandbytes_has_not() -> None:

@@ -68,7 +68,8 @@ def test_groups_of_all_columns_and_a_shorter_last_one(tmp_path: Path) -> None:
         path.mkdir()
         with ac.open_checkpoint(folder(path, named("a", tensors), config(group=group))) as model:
             same_bits(model["a.weight"].decode(), weight, f"groups of {group}")
-            assert model["a.weight"].codec.block_size == (1, None if group in (-1, 64, 128) else group)
+            block = (1, None if group in (-1, 64, 128) else group)
+            assert model["a.weight"].codec == ac.Linear(4, False, block, CT, "eager")
 
 
 def test_no_g_idx_and_one_of_zeros_mean_groups_in_order(tmp_path: Path) -> None:
@@ -116,7 +117,7 @@ def test_other_frameworks_decode_the_same(tmp_path: Path) -> None:
 
 # -- what is refused
 
-BAD_CONFIGS: list[tuple[dict[str, Any], str]] = [
+BAD_CONFIGS: list[tuple[dict[str, Any], str | None]] = [
     ({"bits": 5}, "bits must be one of 2, 3, 4, 8, got 5"),
     ({"bits": None}, "bits is missing"),
     ({"bits": "4"}, "bits must be an integer, got '4'"),
@@ -134,7 +135,7 @@ BAD_CONFIGS: list[tuple[dict[str, Any], str]] = [
     ({"dynamic": {"(": {}}}, r"'\(' is no regular expression"),
     ({"dynamic": {"-:a": {}}}, "dynamic says that 'a' is not quantised, but it is"),
     ({"quant_method": "gptq2"}, "quant_method must be one of"),
-]  # type: ignore[list-item]
+]
 
 
 @pytest.mark.parametrize(("wrong", "told"), BAD_CONFIGS, ids=str)
@@ -184,8 +185,8 @@ def test_headers_that_do_not_fit(case: str, tmp_path: Path) -> None:
 
 
 VALUES: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
-    "g_idx too large": ({"g_idx": np.repeat([0, 2], 32).astype(np.int32)}, {"desc_act": True}, r"g_idx must be in 0\.\.1"),
-    "g_idx negative": ({"g_idx": np.repeat([0, -7], 32).astype(np.int32)}, {"desc_act": True}, r"g_idx must be in 0\.\."),
+    "g_idx too large": ({"g_idx": np.repeat([0, 2], 32).astype(np.int32)}, {"desc_act": True}, "g_idx must be in 0..1"),
+    "g_idx negative": ({"g_idx": np.repeat([0, -7], 32).astype(np.int32)}, {"desc_act": True}, "g_idx must be in 0..1"),
     "groups not full": (
         {"g_idx": np.repeat([0, 1], [31, 33]).astype(np.int32)}, {"desc_act": True}, "g_idx.* 32 columns of each group",
     ),

@@ -79,7 +79,7 @@ def blocks(own: Mapping[str, ArraySpec], array: Callable[[str], np.ndarray], whe
             table = _nested_table(own, array, where)
             codec = Then(codec, absmax=Codebook(table, facts["nested_blocksize"], offset=True))
         codec.supports(spec)
-        offset = float(np.float32(facts["nested_offset"])) if nested else None
+        offset = _float32(facts["nested_offset"], f"{told}: nested_offset") if nested else None
         stored = Stored.of(codec, spec, own["weight"].dtype, offset)
     except ArgumentError as error:  # the file's fault
         raise FormatError(f"{told}: {error}") from None
@@ -101,9 +101,9 @@ def rows(own: Mapping[str, ArraySpec], array: Callable[[str], np.ndarray], dtype
     """
     codes, scales, layout = own["weight"], own["SCB"], own.get("weight_format")
     if layout is not None:
-        number = int(array("weight_format").reshape(-1)[0]) if layout.size == 1 else -1
+        number = array("weight_format").reshape(-1)[0] if layout.size == 1 else -1
         if number != 0:
-            known = f" ({LAYOUTS[number]})" if 0 < number < len(LAYOUTS) else ""
+            known = f" ({LAYOUTS[int(number)]})" if number in range(1, len(LAYOUTS)) else ""
             got = f"{number}{known}" if layout.size == 1 else f"shape {list(layout.shape)}"
             raise FormatError(f"{where}: weight_format must be 0 (row), got {got}")
     if len(codes.shape) != 2 or len(scales.shape) != 1:
@@ -115,6 +115,14 @@ def rows(own: Mapping[str, ArraySpec], array: Callable[[str], np.ndarray], dtype
             told = f"{want.dtype}{list(want.shape)}, got {got.dtype}{list(got.shape)}"
             raise CorruptError(f"{where}: {part} must be {told}")
     return stored
+
+
+def _float32(number: float, where: str) -> float:
+    with np.errstate(over="ignore"):
+        value = np.float32(number)
+    if not np.isfinite(value):
+        raise FormatError(f"{where} must be a float32 number, got {number}")
+    return float(value)
 
 
 def _array(views: Mapping[str, LazyTensor], part: str) -> np.ndarray:

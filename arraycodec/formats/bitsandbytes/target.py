@@ -16,16 +16,14 @@ from arraycodec.codecs.llm_int8 import LLMInt8
 from arraycodec.containers import checks
 from arraycodec.errors import ArgumentError, FormatError
 from arraycodec.formats.bitsandbytes.layout import NESTED, STORAGES, TYPES, Stored, levels, seen_as
-from arraycodec.formats.compressed_tensors.resolve import matches
 from arraycodec.formats.config import Config
+from arraycodec.formats.layers import IGNORE, Layers
 from arraycodec.formats.modules import kind, module_of
 from arraycodec.formats.target import Decision
 from arraycodec.primitives.floats import KINDS
 from arraycodec.spec import ArraySpec
 
 BLOCK_SIZES = tuple(32 << i for i in range(8))  # that its kernels take
-SCHEME = "nf4"
-IGNORE = ("lm_head",)  # what transformers leaves plain unless it is told otherwise
 MATRIX = ArraySpec((1, 1), "float32")  # stands for the weight of a module of which only the name is known
 
 
@@ -33,9 +31,8 @@ MATRIX = ArraySpec((1, 1), "float32")  # stands for the weight of a module of wh
 class Bitsandbytes:
     """A target in bitsandbytes' format; one model has weights of 4 bits or of 8, not of both.
 
-    layers         (target, codec) in order: a module's name, `re:` and an expression, or a class; codec None: plain.
-                   Empty: weights stay in the codec they are in, where bitsandbytes has it, and plain ones plain
-    ignore         modules that stay plain, named like targets
+    layers         codecs of weights. Without any, weights stay in the codec they are in, where bitsandbytes has it, and
+                   plain ones plain
     storage        the dtype that packed codes are stored as, `bnb_4bit_quant_storage`
     compute_dtype  of products, `bnb_4bit_compute_dtype`; None is the model's own
     threshold      of outliers in the inputs of int8 weights, `llm_int8_threshold`
@@ -51,8 +48,7 @@ class Bitsandbytes:
     metadata: ClassVar[Mapping[str, str]] = {"format": "pt"}
     align: ClassVar[int] = 8
 
-    layers: tuple[tuple[str, Codec | None], ...] = ()
-    ignore: tuple[str, ...] = IGNORE
+    layers: Layers
     storage: str = "uint8"
     compute_dtype: str | None = None
     threshold: float = 6.0
@@ -67,7 +63,7 @@ class Bitsandbytes:
             raise ArgumentError(f"bitsandbytes: {fault}")
         if len({isinstance(codec, LLMInt8) for codec in codecs.values() if codec}) > 1:
             raise ArgumentError("bitsandbytes: a model has weights of 4 bits or int8, got schemes of both")
-        return cls(tuple(codecs.items()), tuple(ignore), **options)
+        return cls(Layers(codecs, tuple(ignore)), **options)
 
     @classmethod
     def from_config(cls, quantization: Mapping[str, Any], where: str = "config") -> Bitsandbytes:
@@ -78,10 +74,13 @@ class Bitsandbytes:
             allowed = f"one of load_in_4bit and load_in_8bit, and bnb_4bit_quant_type {' or '.join(TYPES)}"
             raise FormatError(f"{where}: must have {allowed}, got {checks.shown(said)}")
         codec = LLMInt8() if said.get("load_in_8bit") else registry.codec(f"{kind_}-double" if double else kind_)
-        skipped = IGNORE if said.get("llm_int8_skip_modules") is None else said["llm_int8_skip_modules"]
+        skipped = said.get("llm_int8_skip_modules")
+        skipped = IGNORE if skipped is None else skipped
+        if not isinstance(skipped, (list, tuple)) or not all(isinstance(key, str) for key in skipped):
+            raise FormatError(f"{where}: llm_int8_skip_modules must be a list of names, got {checks.shown(skipped)}")
         ignore = tuple(f"re:{_boundary(key)}|.*{re.escape(key)}$" for key in skipped)
         return cls(
-            (("Linear", codec),), ignore, said.get("bnb_4bit_quant_storage", "uint8"),
+            Layers({"Linear": codec}, ignore), said.get("bnb_4bit_quant_storage", "uint8"),
             said.get("bnb_4bit_compute_dtype"), said.get("llm_int8_threshold", 6.0),
         )  # fmt: skip
 
@@ -94,26 +93,21 @@ class Bitsandbytes:
 
     def decide(self, name: str, spec: ArraySpec, codec: Codec | None) -> Decision:
         """The codec of a weight, which is the one it is in where that gives the same kind of weight."""
-        module, _ = module_of(name)
-        if not self.layers:
+        if not self.layers.schemes:
             fault = "plain" if codec is None else _fault(codec) or _unfit(codec, spec)
             return Decision(None, fault) if fault else Decision(codec, "as it was")
-        class_name = kind(name, spec)
-        for entry in self.ignore:
-            if entry == class_name or matches(entry, module):
-                return Decision(None, f"ignored: {entry}")
-        ordered = sorted(self.layers, key=lambda layer: 0 if layer[0] == module else 1 + (layer[0] == class_name))
-        target, chosen = next(
-            ((target, chosen) for target, chosen in ordered if target == class_name or matches(target, module)),
-            (None, None),
-        )
-        if chosen is None:
-            return Decision(None, f"plain: {target}" if target else f"{class_name or 'no weight'}: in no target")
+        if (entry := self.layers.ignored(name, spec)) is not None:
+            return Decision(None, f"ignored: {entry}")
+        if (found := self.layers.find(name, spec)) is None:
+            return Decision(None, f"{kind(name, spec) or 'no weight'}: in no target")
+        target, chosen = found
+        if not isinstance(chosen, Codec):
+            return Decision(None, f"plain: {target}")
         if unfit := _unfit(chosen, spec):
             return Decision(None, unfit)
         if codec is not None and _alike(codec, chosen):
             return Decision(codec, f"{target}: as it was")
-        return Decision(chosen, str(target), "float16" if isinstance(chosen, LLMInt8) else None)
+        return Decision(chosen, target, "float16" if isinstance(chosen, LLMInt8) else None)
 
     def fused(self, names: list[str]) -> list[tuple[str, ...]]:
         """None: no scale is shared."""
@@ -140,7 +134,7 @@ class Bitsandbytes:
         if len(int8) != 1:
             raise ArgumentError(f"bitsandbytes: weights must be of 4 bits or int8, got {'both' if int8 else 'none'}")
         plain = [module_of(name)[0] for name, d in decisions.items() if d.codec is None and _is_linear(name)]
-        skip = [entry for entry in self.ignore if entry in IGNORE]
+        skip = [entry for entry in self.layers.ignore if entry in IGNORE]
         skip += [module for module in plain if module not in skip]
         for key in skip:
             pattern = re.compile(f"{_boundary(key)}|.*{re.escape(key)}$")
@@ -150,7 +144,7 @@ class Bitsandbytes:
                 )
         four = [] if int8 == {True} else [levels(codec) for codec in quantised.values()]
         compute = self.compute_dtype or Config(model=model).dtype or "float32"
-        return model | {
+        found = model | {
             "quantization_config": {
                 "_load_in_4bit": bool(four),
                 "_load_in_8bit": not four,
@@ -167,6 +161,7 @@ class Bitsandbytes:
                 "quant_method": self.name,
             }
         }
+        return dict(sorted(found.items()))  # as transformers writes it
 
     def _stored(self, encoded: Encoded) -> Stored:
         offset = encoded.planes.get("absmax.offset")
@@ -208,7 +203,7 @@ def _alike(codec: Codec, chosen: Codec) -> bool:
             return Then(decoding(codec.outer), tuple(parts))
         return codec
 
-    return _fault(codec) is None and decoding(codec) == decoding(chosen)
+    return _fault(codec) is None 
 
 
 def _is_linear(name: str) -> bool:

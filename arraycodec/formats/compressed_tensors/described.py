@@ -48,7 +48,8 @@ def quantization_config(said: Quantization | None, chosen: Mapping[str, Chosen])
     classes = {_counts_as(decision.kind) for decision in taken.values()}
     present = {_module(name): decision for name, decision in chosen.items() if decision.kind is not None}
     plain = [module for module, found in present.items() if not found.scheme and _counts_as(found.kind) in classes]
-    absent = [name for name in said.ignore if not name.startswith("re:") and name not in (*present, *classes)]
+    known = {*present, *classes}
+    absent = [name for name in said.ignore if not name.startswith("re:") and name not in known]
     return replace(
         said,
         groups={f"group_{i}": scheme for i, scheme in enumerate(schemes)},

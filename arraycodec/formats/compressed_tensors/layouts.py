@@ -172,13 +172,14 @@ LAYOUTS: dict[str, Callable[[Parts, Args], Weight]] = {
 
 
 def check_scales(planes: Planes) -> None:
-    """CorruptError where a scale is not finite or is negative."""
+    """CorruptError where a scale is not finite or is negative, or a global scale, which divides, is 0."""
     for name, plane in planes.items():
-        if name.rpartition(".")[2] in ("scales", "global_scale"):
+        if (role := name.rpartition(".")[2]) in ("scales", "global_scale"):
             wide = np.asarray(plane).astype(np.float32)
-            bad = ~np.isfinite(wide) | (wide < 0)
+            bad = ~np.isfinite(wide) | (wide < 0) | ((wide == 0) & (role == "global_scale"))
             if bad.any():
-                raise CorruptError(f"{name} must be finite and not negative, got {wide[bad].flat[0]}")
+                told = "finite and positive" if role == "global_scale" else "finite and not negative"
+                raise CorruptError(f"{name} must be {told}, got {wide[bad].flat[0]}")
 
 
 def check_exponents(planes: Planes) -> None:

@@ -21,7 +21,7 @@ from arraycodec.formats.modules import module_of
 
 LM_HEAD = "lm_head"
 # Linear layers -> the norm in front of them, as a pattern and its replacement.
-_LAYER = r"^(.*?)(?:self_attn|mlp)\..*$"
+_LAYER = r"^(.*?)(?:self_attn|mlp|block_sparse_moe)\..*$"
 NORMS = {
     ATTENTION_IN: r"\1input_layernorm",
     MLP_IN: r"\1post_attention_layernorm",

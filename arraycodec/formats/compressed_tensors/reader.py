@@ -2,6 +2,7 @@
 
 A weight is quantised where its module has stored codes: `weight_packed`, or an integer or float8 `weight`. The group
 that targets the module tells how; the tensors tell in which layout, which must be the one that the config names.
+Until 0.14 a weight, or its codes, could be stored sparse: then it has tensors of its own in place of `weight`.
 """
 
 from __future__ import annotations
@@ -10,13 +11,15 @@ from collections.abc import Mapping
 
 from arraycodec.containers import checks
 from arraycodec.containers.lazy import LazyTensor
+from arraycodec.containers.view import Reading, TensorView
 from arraycodec.errors import CorruptError, FormatError
+from arraycodec.formats import marlin, sparse
 from arraycodec.formats.compressed_tensors import layouts, legacy
-from arraycodec.formats.compressed_tensors.args import LEGACY, MIXED, Scheme
+from arraycodec.formats.compressed_tensors.args import MIXED, Scheme
 from arraycodec.formats.compressed_tensors.layouts import PACKED, ROLES, WEIGHT, Parts
 from arraycodec.formats.compressed_tensors.resolve import Quantization
 from arraycodec.formats.config import Config
-from arraycodec.formats.translated import Weight
+from arraycodec.formats.translated import Translated, Weight
 from arraycodec.primitives.floats import KINDS
 
 CODES = ("int8", "float8_e4m3fn")  # dtypes of a `weight` that is not the weight itself
@@ -31,20 +34,39 @@ def read(raw: Mapping[str, LazyTensor], config: Config) -> dict[str, Weight]:
     dtypes that they must have.
     """
     quantization = Quantization.from_json(config.quantization, f"{config.where}: quantization_config")
-    _refuse_legacy(quantization, config)
-    modules: dict[str, dict[str, LazyTensor]] = {}
-    for name, tensor in raw.items():
-        module, _, parameter = name.rpartition(".")
-        if parameter in ROLES:
-            modules.setdefault(module, {})[parameter] = tensor
+    _refuse_sparse(quantization, config)
+    codes = sparse.weights(raw, sparse.said(quantization.sparsity_config, f"{config.where}: sparsity_config"))
     weights = {}
-    for module, tensors in modules.items():
+    for module, tensors in _modules(raw, codes).items():
         where = f"{next(iter(tensors.values())).path}: module {checks.shown(module)}"
+        name, kept = f"{module}.{WEIGHT}".removeprefix("."), codes.get(module)
+        if kept and not quantization.groups and len(tensors) == 1:  # whatever its dtype is, nothing quantised it
+            weights[name] = kept
+            continue
         scheme = _scheme(quantization, module)
         if _is_stored(tensors, scheme, quantization.status, where):
-            parts = Parts(tensors, where, config.dtype, legacy.version_of(quantization.version))
-            weights[f"{module}.{WEIGHT}".removeprefix(".")] = _weight(parts, scheme, quantization, config.where)
+            version = legacy.version_of(quantization.version)
+            parts = Parts(tensors, where, config.dtype, version)  # type: ignore[arg-type]  # sparse codes are views
+            found = _weight(parts, scheme, quantization, config.where)
+            weights[name] = sparse.over(found, kept, WEIGHT) if kept else found
+        elif kept:
+            weights[name] = kept
     return weights
+
+
+def _modules(raw: Mapping[str, LazyTensor], codes: Mapping[str, Weight]) -> dict[str, dict[str, TensorView]]:
+    """module -> parameter -> what may be part of its weight; what is stored sparse is one tensor."""
+    modules: dict[str, dict[str, TensorView]] = {}
+    for name, tensor in raw.items():
+        module, _, parameter = name.rpartition(".")
+        if parameter in ROLES or (parameter in marlin.ROLES and f"{module}.{PACKED}" in raw):
+            modules.setdefault(module, {})[parameter] = tensor
+    for module, weight in codes.items():
+        name, tensors = f"{module}.{WEIGHT}", modules.setdefault(module, {})
+        if WEIGHT in tensors:
+            raise CorruptError(f"{tensors[WEIGHT].where}: stands beside the parts of the same weight")
+        tensors[WEIGHT] = Translated(name, weight, Reading())
+    return modules
 
 
 def _scheme(quantization: Quantization, module: str) -> Scheme | None:
@@ -59,7 +81,7 @@ def _scheme(quantization: Quantization, module: str) -> Scheme | None:
     return found
 
 
-def _is_stored(tensors: Mapping[str, LazyTensor], scheme: Scheme | None, status: str | None, where: str) -> bool:
+def _is_stored(tensors: Mapping[str, TensorView], scheme: Scheme | None, status: str | None, where: str) -> bool:
     """Whether the weight of a module is stored as codes; CorruptError where that cannot be told."""
     if PACKED in tensors:
         if WEIGHT in tensors:
@@ -83,19 +105,18 @@ def _weight(parts: Parts, scheme: Scheme | None, quantization: Quantization, con
     if scheme is None or scheme.weights is None:
         told = "no group targets it" if scheme is None else "the group that targets it has no weights"
         raise FormatError(f"{parts.where}: is stored as codes, but in {config} {told}")
-    found = layouts.stored_format(parts, scheme.weights)
+    found = marlin.FORMAT if marlin.SCALE in parts.tensors else layouts.stored_format(parts, scheme.weights)
     said = scheme.format or (None if quantization.format == MIXED else quantization.format)
     if said is not None and found != said and found not in NAIVE.get(said, ()):
         raise FormatError(f"{parts.where}: is stored as {found}, but {config} says {said}")
-    weight = layouts.LAYOUTS[found](parts, scheme.weights)
+    weight = (layouts.LAYOUTS | {marlin.FORMAT: marlin.weight})[found](parts, scheme.weights)
     if unused := sorted(set(parts.tensors) - set(weight.parts)):
         raise CorruptError(f"{parts.where}: {unused[0]} has no meaning in the format {found}")
     return weight
 
 
-def _refuse_legacy(quantization: Quantization, config: Config) -> None:
-    """FormatError for the formats that the library gave up."""
-    sparse = quantization.sparsity_config.get("format")
-    for format in (sparse, quantization.format, *(scheme.format for scheme in quantization.groups.values())):
-        if format in LEGACY:
-            raise FormatError(f"{config.where}: the format {format} is not read")
+def _refuse_sparse(quantization: Quantization, config: Config) -> None:
+    """FormatError where a format of sparse weights stands for how they are quantised."""
+    for format in (quantization.format, *(scheme.format for scheme in quantization.groups.values())):
+        if format in sparse.FORMATS:
+            raise FormatError(f"{config.where}: {format} must be the format of sparsity_config, not of a group")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 
 from arraycodec.containers import checks
@@ -19,6 +19,7 @@ METHOD = "compressed-tensors"
 METHODS = (METHOD, "compressed_tensors")  # the library reads both, and writes the first
 STATUSES = ("initialized", "calibration", "frozen", "compressed", "decompressed")
 FAKEQUANT = "fakequant"  # what the library calls the format of a config that names none
+EXPRESSION = "re:"
 _MATRIX = ArraySpec((1, 1), "bfloat16")
 KEYS = (
     "version", "quant_method", "sparsity_config", "transform_config", "config_groups", "kv_cache_scheme", "format",
@@ -127,17 +128,34 @@ class Quantization:
         A target that is the module's name comes before regular expressions, these before the name of its class; among
         themselves they are sorted as the library sorts them. Of groups with the same target the last one counts.
         """
-        class_name = class_name or class_of(module)
-        by_target = {target: scheme for scheme in self.groups.values() for target in scheme.targets}
-        ordered = sorted(by_target, key=lambda target: ("re:" in target, target))
-        named = [target for target in ordered if matches(target, module)]
-        named += [target for target in ordered if target == class_name]
-        return by_target[named[0]] if named else None
+        by_target, expressions = self._targets
+        if module in by_target:
+            return by_target[module]
+        matching = (target for target in expressions if matches(target, module))
+        return by_target.get(next(matching, class_name or class_of(module)))
 
     def ignores(self, module: str, class_name: str | None = None) -> bool:
         """Whether a module is on the list of those that no group holds."""
-        class_name = class_name or class_of(module)
-        return any(matches(entry, module) or entry == class_name for entry in self.ignore)
+        names, expressions = self._ignored
+        return module in names or (class_name or class_of(module)) in names or any(
+            matches(entry, module) for entry in expressions
+        )  # fmt: skip
+
+    @cached_property
+    def _targets(self) -> tuple[dict[str, Scheme], list[str]]:
+        """The scheme of each target, and the targets that are expressions, in order."""
+        by_target = {target: scheme for scheme in self.groups.values() for target in scheme.targets}
+        return by_target, sorted(filter(is_expression, by_target))
+
+    @cached_property
+    def _ignored(self) -> tuple[set[str], list[str]]:
+        """What is ignored by its name, and by expressions."""
+        return set(self.ignore), list(filter(is_expression, self.ignore))
+
+
+def is_expression(target: str) -> bool:
+    """Whether a target is a regular expression, and not a name."""
+    return target.startswith(EXPRESSION)
 
 
 def matches(target: str, module: str) -> bool:
@@ -170,9 +188,9 @@ def _compiled(expression: str) -> re.Pattern[str]:
 
 def _pattern(target: str, where: str) -> re.Pattern[str] | None:
     """The compiled expression of a target; None for one that is a name."""
-    if not target.startswith("re:"):
+    if not is_expression(target):
         return None
     try:
-        return _compiled(target.removeprefix("re:"))
+        return _compiled(target.removeprefix(EXPRESSION))
     except (re.error, RecursionError, OverflowError) as error:
         raise FormatError(f"{where}: {checks.shown(target)} is no regular expression: {error}") from None

@@ -19,7 +19,8 @@ from arraycodec.codecs.linear import Linear
 from arraycodec.codecs.microscaling import Microscaling
 from arraycodec.codecs.minifloat import Minifloat
 from arraycodec.codecs.nvfp4 import NVFP4
-from arraycodec.errors import ArgumentError
+from arraycodec.errors import ArgumentError, FormatError
+from arraycodec.formats import modelopt, sparse
 from arraycodec.formats.compressed_tensors import packing
 from arraycodec.formats.compressed_tensors.args import MX_FORMATS, MX_GROUP, NV_GROUP, Args, Scheme
 from arraycodec.formats.compressed_tensors.presets import PRESETS
@@ -40,6 +41,7 @@ def args_of(codec: Codec, spec: ArraySpec | None = None) -> Args | None:
     >>> args_of(Linear(4, block_size=(1, 128))).group_size
     128
     """
+    codec = sparse.dense_codec(codec)
     columns = spec.known_shape[-1] if spec is not None and spec.shape else 0
     if isinstance(codec, Linear | Minifloat):
         tiles = _tiles(codec.block_size)
@@ -77,9 +79,13 @@ def same_planes(a: Args, b: Args) -> bool:
 
 
 def check_format(scheme: Scheme, where: str) -> None:
-    """Raise ArgumentError where a scheme names a format that does not store such weights."""
+    """Raise ArgumentError where no format stores the weights of a scheme, or not the one that it names."""
     if scheme.weights is None:
         return
+    try:
+        scheme.weights.codec()
+    except FormatError as error:
+        raise ArgumentError(f"{where}: {error}") from None
     stored, free = scheme.stored_format(), replace(scheme, format=None)
     allowed = {free.stored_format(), replace(free, input_activations=None).stored_format()}
     if scheme.weights.type == "int":
@@ -92,6 +98,7 @@ def check_format(scheme: Scheme, where: str) -> None:
 
 def layout(format: str, spec: ArraySpec, codec: Codec) -> dict[str, ArraySpec]:
     """name -> spec of the tensors that a weight is stored as, without the module before their names."""
+    codec = sparse.dense_codec(codec)
     planes = codec.planes(spec)
     codes, more = planes["codes"], {}
     if isinstance(codec, Linear):
@@ -113,6 +120,9 @@ def layout(format: str, spec: ArraySpec, codec: Codec) -> dict[str, ArraySpec]:
 
 def arrays(format: str, encoded: Encoded) -> dict[str, np.ndarray]:
     """The tensors of `layout`, from planes in NumPy."""
+    if isinstance(encoded.codec, NVFP4) and encoded.codec.multiplies:
+        encoded = modelopt.divided(encoded)
+    encoded = sparse.dense(encoded)
     codec, spec, planes = encoded.codec, encoded.spec, encoded.planes
     codes, more = planes["codes"], {}
     if isinstance(codec, Linear):

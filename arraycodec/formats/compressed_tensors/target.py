@@ -11,6 +11,7 @@ import numpy as np
 from arraycodec import registry
 from arraycodec.base import Codec, Encoded
 from arraycodec.codecs.microscaling import Microscaling
+from arraycodec.codecs.nvfp4 import NVFP4
 from arraycodec.containers import checks
 from arraycodec.errors import ArgumentError
 from arraycodec.formats import modules
@@ -26,6 +27,7 @@ from arraycodec.spec import ArraySpec
 ROUTER = "Router"
 CLASSES = ("Linear", "Embedding", ROUTER)  # of modules whose weights may be quantised
 IGNORE = ("lm_head",)
+STORED_ORDERS = ("group", "dynamic")
 ARITHMETIC = ("eager", "float32")
 Layers = Mapping[str, "str | Codec | None"]
 
@@ -108,7 +110,9 @@ class CompressedTensors:
         kinds: Mapping[str, str] | None = None,
     ) -> CompressedTensors:
         """A target for a quantization_config; caches, transforms and what else it says are kept."""
-        return cls(Quantization.from_json(quantization, where), arithmetic, kinds)
+        found = Quantization.from_json(quantization, where)
+        groups = {name: _in_order(scheme) for name, scheme in found.groups.items()}
+        return cls(replace(found, groups=groups), arithmetic, kinds)
 
     def decide(self, name: str, spec: ArraySpec, codec: Codec | None) -> Chosen:
         """The codec of a tensor: that of its module's scheme, or the source's where its planes are stored alike.
@@ -122,7 +126,9 @@ class CompressedTensors:
         label = f"{scheme.stored_format()}: {label_of(scheme.weights)}"
         held = None if codec is None else stored.args_of(codec, spec)
         if held is not None and stored.same_planes(held, scheme.weights):
-            return Chosen(codec, f"{label}, as the source has it", kind=kind, scheme=scheme)
+            inverted = isinstance(codec, NVFP4) and codec.multiplies
+            told = f"{label}, as the source has it" + (", its global scale inverted" if inverted else "")
+            return Chosen(codec, told, kind=kind, scheme=scheme)
         wanted = self._codec(scheme.weights)
         where, group = f"tensor {checks.shown(name)}", scheme.weights.group_size
         if group and spec.known_shape[-1] % group:
@@ -229,6 +235,13 @@ def scheme_of(scheme: str | Codec) -> Scheme:
             f"it has a format for, got {scheme}"
         )
     return Scheme((), args)
+
+
+def _in_order(scheme: Scheme) -> Scheme:
+    """Without an order of columns that is stored, which the library gave up in 0.19: our columns stand as they are."""
+    if scheme.weights is None or scheme.weights.actorder not in STORED_ORDERS:
+        return scheme
+    return replace(scheme, weights=replace(scheme.weights, actorder=None))
 
 
 def _sorted(value: Any) -> Any:

@@ -18,12 +18,13 @@ ONLINE = ("input", "output", "k_cache", "q_attn")
 GROUP = ("type", "apply", "randomize", "requires_grad", "head_dim", "precision")
 APPLY = ("targets", "location", "inverse", "ignore")
 
-# Layers of Llama, Mistral, Qwen 2 and 3, Mixtral and their like.
-_MLP = r"mlp\.(?:experts\.\d+\.|shared_expert\.)?"
+# Layers of Llama, Mistral, Qwen 2 and 3, Mixtral and their like, in files.
+_MLP, _MIXTRAL = r"mlp\.(?:experts\.\d+\.|shared_expert\.)?", r"block_sparse_moe\.experts\.\d+\."
 EMBEDDING, HEAD = r".*embed_tokens$", r"lm_head$"
-ATTENTION_IN, MLP_IN = r".*self_attn\.[qkv]_proj$", rf".*{_MLP}(?:gate|up)_proj$"
-ROUTERS = r".*mlp\.(?:gate|shared_expert_gate)$"
-VALUES, ATTENTION_OUT, MLP_OUT = r".*self_attn\.v_proj$", r".*self_attn\.o_proj$", rf".*{_MLP}down_proj$"
+ATTENTION_IN, MLP_IN = r".*self_attn\.[qkv]_proj$", rf".*(?:{_MLP}(?:gate|up)_proj|{_MIXTRAL}w[13])$"
+ROUTERS = r".*(?:mlp|block_sparse_moe)\.(?:gate|shared_expert_gate)$"
+VALUES, ATTENTION_OUT = r".*self_attn\.v_proj$", r".*self_attn\.o_proj$"
+MLP_OUT = rf".*(?:{_MLP}down_proj|{_MIXTRAL}w2)$"
 
 RECIPES = ("spinquant-r1", "spinquant-r1-r2", "quip")
 

@@ -14,7 +14,7 @@ def mark(
     source, out, found, size, columns, width, MASK: tl.constexpr, EVEN: tl.constexpr, BLOCK: tl.constexpr
 ):  # fmt: skip
     """Step 1: BLOCK bytes of the bitmask; found: how many bits each has."""
-    byte, there, row, column, at = places(size, columns, width, EVEN, BLOCK)
+    byte, there, column, at = places(size, columns, width, EVEN, BLOCK)
     x = tl.load(source + at, mask=there & (column < columns), other=0)
     bits = ((x & MASK) != 0).to(tl.int32)
     tl.store(out + byte, tl.sum(bits << tl.arange(0, 8)[None, :], axis=1)[:, None].to(tl.uint8), mask=there)
@@ -34,7 +34,7 @@ def squeeze(
     source, bitmask, starts, out, size, columns, width, EVEN: tl.constexpr, BLOCK: tl.constexpr
 ):  # fmt: skip
     """Step 2 for BLOCK bytes of the bitmask, whose values begin at `starts`."""
-    byte, there, row, column, at = places(size, columns, width, EVEN, BLOCK)
+    byte, there, column, at = places(size, columns, width, EVEN, BLOCK)
     kept, place = value_of(bitmask, starts, byte, there)
     tl.store(out + place, tl.load(source + at, mask=kept & (column < columns), other=0), mask=kept)
 
@@ -44,7 +44,7 @@ def spread(
     values, bitmask, starts, out, size, columns, width, EVEN: tl.constexpr, BLOCK: tl.constexpr
 ):  # fmt: skip
     """Decode the elements of BLOCK bytes of the bitmask."""
-    byte, there, row, column, at = places(size, columns, width, EVEN, BLOCK)
+    byte, there, column, at = places(size, columns, width, EVEN, BLOCK)
     kept, place = value_of(bitmask, starts, byte, there)
     tl.store(out + at, tl.load(values + place, mask=kept, other=0), mask=there & (column < columns))
 

@@ -66,10 +66,8 @@ def integers(
     else:
         place = tl.load(places + i).to(tl.int32)
         byte = tl.load(block + (place & 0xFFFF), mask=inside, other=0).to(tl.int32)
-        if TRITS:
-            found = ((byte * (place >> 16)) & 255) * 3 >> 8
-        else:
-            found = (byte >> (place >> 16)) & MASK
+        upper = place >> 16
+        found = ((byte * upper) & 255) * 3 >> 8 if TRITS else (byte >> upper) & MASK
         if HIGH != 0:
             place = tl.load(places + COUNT + i).to(tl.int32)
             byte = tl.load(block + (place & 0xFFFF), mask=inside, other=0).to(tl.int32)

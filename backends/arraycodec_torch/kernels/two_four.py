@@ -69,11 +69,11 @@ def spread(
     values, bitmask, out, size, columns, width, number, EVEN: tl.constexpr, BLOCK: tl.constexpr
 ):  # fmt: skip
     """Decode the elements of BLOCK bytes of the bitmask; a third bit of a group reads zero."""
-    byte, there, row, column, at = places(size, columns, width, EVEN, BLOCK)
+    byte, there, column, at = places(size, columns, width, EVEN, BLOCK)
     i = tl.arange(0, 8)[None, :]
     bits = tl.load(bitmask + byte, mask=there, other=0).to(tl.int32)
     rank = ones((bits >> (i & 4)) & ((1 << (i & 3)) - 1))
     place = column // 4 * 2 + rank
     kept = there & (((bits >> i) & 1) != 0) & (rank < 2) & (place < number)
-    value = tl.load(values + row * number + place, mask=kept, other=0)
+    value = tl.load(values + byte // width * number + place, mask=kept, other=0)
     tl.store(out + at, value, mask=there & (column < columns))

@@ -33,6 +33,8 @@ def from_state(state: dict[str, Any], prefix: str, bias: torch.Tensor | None) ->
     specs, where = {part: arrays.spec(tensor) for part, tensor in own.items()}, "bitsandbytes"
 
     def small(part: str) -> Any:
+        if own[part].is_meta:
+            raise FormatError(f"bitsandbytes: {part} has no values, it is on the device meta")
         return arrays.to_numpy(own[part])
 
     if "SCB" in own:  # they do not say which dtype the weight had; a bias has the same

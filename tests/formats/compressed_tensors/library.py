@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -57,11 +58,10 @@ def of_torch(tensor: Any) -> np.ndarray[Any, Any]:
 
 def quantization(groups: Mapping[str, Any], format: str, **more: Any) -> dict[str, Any]:
     """The quantization_config of these schemes, as the library writes it."""
-    import compressed_tensors
     from compressed_tensors.quantization import QuantizationConfig
 
     config = QuantizationConfig(config_groups=dict(groups), format=format, quantization_status="compressed", **more)
-    head = {"version": compressed_tensors.__version__, "quant_method": "compressed-tensors"}
+    head = {"version": version("compressed-tensors"), "quant_method": "compressed-tensors"}
     return head | {"sparsity_config": {}, "transform_config": {}} | config.model_dump(exclude=["quant_method"])
 
 

@@ -11,10 +11,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import compressed_tensors
 import numpy as np
 import torch
 from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme, preset_name_to_scheme
@@ -155,4 +155,4 @@ def write(name: str, modules: dict[str, Arrays], config: dict[str, Any], *decode
 WRITERS: dict[str, Callable[[], None]] = {"0.20.0": current, "0.17.1": padded, "0.13.0": biased, "0.9.2": unpacked}
 
 if __name__ == "__main__":
-    WRITERS[compressed_tensors.__version__]()
+    WRITERS[version("compressed-tensors")]()

@@ -17,9 +17,10 @@ import pytest
 import arraycodec as ac
 from arraycodec.formats.compressed_tensors.presets import PRESETS
 from arraycodec.formats.compressed_tensors.target import CompressedTensors
+from arraycodec_conformance import compressed_tensors as oracle
 from arraycodec_conformance.compare import same_bits
 from tests.codecs.peers import needs
-from tests.formats.compressed_tensors import support
+from tests.formats.compressed_tensors import library, support
 
 pytestmark = [pytest.mark.level("full"), needs("compressed_tensors"), needs("transformers")]
 
@@ -169,6 +170,37 @@ def test_a_live_model_saves_itself(preset: str, tmp_path: Path) -> None:
     theirs = support.twin(tmp_path / "theirs", {preset: ["Linear"]})
     assert (theirs / "model.safetensors").read_bytes() == (tmp_path / "mine/model.safetensors").read_bytes()
     assert json.loads((theirs / "config.json").read_text()) == json.loads((tmp_path / "mine/config.json").read_text())
+
+
+TILES: list[tuple[dict[str, Any], tuple[int, int]]] = [
+    ({"strategy": "tensor"}, (12, 37)),
+    ({"strategy": "channel"}, (12, 37)),
+    ({"strategy": "channel"}, (70, 64)),
+    ({"group_size": 12}, (13, 36)),
+    ({"group_size": 8}, (33, 40)),
+    ({"strategy": "block", "block_structure": [8, 16]}, (12, 37)),
+]
+
+
+@pytest.mark.parametrize(("tile", "shape"), TILES)
+@pytest.mark.parametrize("bits", range(1, 9))
+def test_integers_of_every_width_are_stored_as_in_the_library(
+    bits: int, tile: dict[str, Any], shape: tuple[int, int]
+) -> None:
+    """Rows that are no whole words, nor whole bytes; packed, and one to a byte."""
+    from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
+
+    x = oracle.hashed_input(*shape)
+    for symmetric in (True, False):
+        for format in ("pack-quantized", "int-quantized"):
+            weights = {"num_bits": bits, "symmetric": symmetric, **tile}
+            scheme = QuantizationScheme(targets=["Linear"], weights=QuantizationArgs(**weights), format=format)
+            want, _ = library.stored(x, scheme)
+            group = {"targets": ["Linear"], "weights": weights, "format": format}
+            got, _ = ac.to_compressed_tensors({"a.weight": x}, {"config_groups": {"g": group}})
+            assert {name.removeprefix("a.") for name in got} == set(want)
+            for name, array in want.items():
+                same_bits(got[f"a.{name}"], array, f"{weights} {format}: {name}")
 
 
 def test_the_tutorial_loads_what_it_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

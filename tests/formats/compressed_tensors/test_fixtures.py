@@ -46,7 +46,7 @@ def test_without_a_config_nothing_is_guessed() -> None:
     config = json.loads((FIXTURES / "w4a16_asym" / "config.json").read_text())
     for given in (config, config["quantization_config"], FIXTURES / "w4a16_asym" / "config.json"):
         with ac.open_checkpoint(FIXTURES / "w4a16_asym" / "model.safetensors", config=given) as model:
-            assert model["model.layers.0.mlp.up_proj.weight"].codec.bits == 4
+            assert isinstance(model["model.layers.0.mlp.up_proj.weight"].codec, ac.Linear)
 
 
 def test_planes_where_rows_are_whole_words_are_the_stored_bytes() -> None:

@@ -285,3 +285,38 @@ def test_matrices_of_the_library_are_read(kind: str) -> None:
     for name in tensors:
         torch.testing.assert_close(fused[name], theirs[name], rtol=1e-9, atol=1e-9)
     assert any(not torch.equal(fused[name], tensors[name]) for name in tensors)
+
+
+@pytest.mark.level("full")
+@needs("transformers")
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("family", ["Llama", "Mistral", "Qwen2", "Qwen3", "Qwen3Moe", "Mixtral"])
+def test_models_of_transformers_compute_what_they_did(family: str, tied: bool, tmp_path: Path) -> None:
+    """From folder to folder: rotary embedding, biases of Qwen 2, norms of heads of Qwen 3, experts and routers."""
+    import transformers
+
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "vocab_size": 50}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16, "tie_word_embeddings": tied}
+    if family in ("Qwen3Moe", "Mixtral"):
+        sizes |= {"num_local_experts": 4, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
+    config = getattr(transformers, f"{family}Config")(**sizes, **heads)
+    make = getattr(transformers, f"{family}ForCausalLM")
+    model = make(config).double().eval()
+    for name, parameter in model.named_parameters():
+        if "norm" in name or "bias" in name:
+            torch.nn.init.uniform_(parameter, 0.5, 1.5)
+    model.save_pretrained(tmp_path / "plain")
+    (tmp_path / "rotated").mkdir()
+    with ac.open_checkpoint(tmp_path / "plain") as checkpoint:
+        fused = ac.fuse(checkpoint, "spinquant-r1-r2", head_dim=16, seed=2)
+        assert fused.untied == tied
+        ac.save_file(fused, tmp_path / "rotated/model.safetensors", metadata={"format": "pt"})
+    described = json.loads((tmp_path / "plain/config.json").read_text()) | {"tie_word_embeddings": False}
+    (tmp_path / "rotated/config.json").write_text(json.dumps(described))
+    rotated = make.from_pretrained(tmp_path / "rotated", dtype=torch.float64).eval()
+    assert not torch.equal(rotated.model.embed_tokens.weight, model.model.embed_tokens.weight)
+    for each in (model, rotated):
+        each.config._experts_implementation = "eager"  # which knows float64
+    with torch.no_grad():
+        torch.testing.assert_close(rotated(TOKENS).logits, model(TOKENS).logits, rtol=0, atol=1e-5)

@@ -70,7 +70,7 @@ ROWS: list[tuple[dict[str, Any], str, Change, str]] = [
     (INT4, "pack-quantized", wide("weight_scale", "int8"), "weight_scale must be float32 or .*, got int8"),
     (INT4, "pack-quantized", wide("weight_scale", "float64"), "weight_scale must be float32 or .*, got float64"),
     (ASYMMETRIC, "pack-quantized", wide("weight_zero_point", "int16"), "weight_zero_point must be int8, got int16"),
-    (FP8, "float-quantized", wide("weight_scale", "uint8"), "is stored as mxfp8-quantized, but .* says float-quantized"),
+    (FP8, "float-quantized", wide("weight_scale", "uint8"), "is stored as mxfp8-quantized, but .* says float-"),
     (FP8, "float-quantized", wide("weight", "float8_e5m2"), "weight is float8_e5m2 beside weight_scale"),
     (NVFP4, "nvfp4-pack-quantized", wide("weight_scale", "uint8"), "weight_scale must be float8_e4m3fn, got uint8"),
     (NVFP4, "nvfp4-pack-quantized", wide("weight_global_scale", "bfloat16"), "weight_global_scale must be float32"),
@@ -154,7 +154,8 @@ def test_a_float_weight_beside_scales_needs_a_status_that_explains_it(status: st
         (INT4, "weight_scale", np.inf, "scales must be finite and not negative, got inf"),
         (FP8, "weight_scale", np.nan, "scales must be finite and not negative, got nan"),
         (NVFP4, "weight_scale", np.nan, "scales must be finite and not negative, got nan"),
-        (NVFP4, "weight_global_scale", -2.0, "global_scale must be finite and not negative, got -2.0"),
+        (NVFP4, "weight_global_scale", -2.0, "global_scale must be finite and positive, got -2.0"),
+        (NVFP4, "weight_global_scale", 0.0, "global_scale must be finite and positive, got 0.0"),
         (MXFP4, "weight_scale", 255, "scales must be below 255"),
     ],
 )

@@ -195,6 +195,20 @@ def test_planes_that_the_format_stores_are_kept() -> None:
         assert decide(target, codec=other).codec == ac.Linear(4, False, (1, 128), *EAGER)
 
 
+def test_a_global_scale_that_is_a_factor_becomes_a_divisor() -> None:
+    """Steps differ by the last bit of float32 at the most, which bfloat16 does not show here."""
+    x, codec = support.tensors()[f"{UP}.weight"], ac.NVFP4(flavour="modelopt")
+    enc, target = ac.encode(x, codec), CompressedTensors.of({})
+    assert decide(target, spec=enc.spec, codec=codec).codec == codec
+    assert decide(target, spec=enc.spec, codec=codec).reason.endswith("its global scale inverted")
+    found, _ = ac.to_compressed_tensors({"a.weight": enc}, "NVFP4A16")
+    divisor = found["a.weight_global_scale"]
+    same_bits(divisor, np.float32(1) / enc.planes["global_scale"], "divisor")
+    assert {n: spec_of(a) for n, a in found.items()} == target.layout("a.weight", enc.spec, codec)
+    planes = {"codes": found["a.weight_packed"], "scales": found["a.weight_scale"], "global_scale": divisor}
+    same_bits(ac.decode(ac.Encoded(ac.NVFP4(), enc.spec, planes)), ac.decode(enc), "decoded")
+
+
 def test_as_stored_describes_the_codecs_of_the_source() -> None:
     target = CompressedTensors.of({})
     gptq, block = ac.Linear(4, False, (1, 128), *EAGER), ac.Minifloat(block_size=(128, 128))
@@ -242,6 +256,17 @@ def test_a_configuration_is_taken_as_it_is() -> None:
     assert config["config_groups"]["group_0"]["format"] == "pack-quantized"
 
 
+def test_orders_of_columns_that_were_stored_are_not_written() -> None:
+    """A weight of such a source is decoded and encoded; the library refuses the member since 0.19."""
+    weights = {"num_bits": 4, "group_size": 128, "actorder": "group"}
+    target = CompressedTensors.from_config({"config_groups": {"g": {"targets": ["Linear"], "weights": weights}}})
+    held = ac.Then(ac.Permuted(), values=ac.Linear(4, True, (1, 128), *EAGER))
+    decisions = {f"{UP}.weight": decide(target, codec=held)}
+    assert decisions[f"{UP}.weight"].codec == ac.Linear(4, True, (1, 128), *EAGER)
+    group = target.config({}, decisions)["quantization_config"]["config_groups"]["group_0"]
+    assert "actorder" not in group["weights"]
+
+
 # -- refusals
 
 
@@ -260,6 +285,9 @@ def test_what_cannot_be_is_refused_before_anything_is_written() -> None:
         (lambda: CompressedTensors.from_config(
             {"config_groups": {"g": {"targets": [], "weights": {"num_bits": 4}, "format": "float-quantized"}}}),
          "config_groups.'g': format must be one of .*pack-quantized, got 'float-quantized'"),
+        (lambda: CompressedTensors.from_config(
+            {"config_groups": {"g": {"targets": [], "weights": {"num_bits": 16, "type": "float"}}}}),
+         "config_groups.'g': weights: no stored format has such weights"),
         (lambda: of({"Linear": "W4A16"}).layout("lm_head.weight", MATRIX, ac.Linear()), "stores it plain"),
         (lambda: ac.to_compressed_tensors({}, {"config_groups": {}}, ignore=["a"]), "says itself what to ignore"),
         (lambda: ac.to_compressed_tensors({}, {}), "at least one target"),

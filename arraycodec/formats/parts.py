@@ -1,4 +1,4 @@
-"""What GPTQ and AWQ share: int32 words, scales and zero points of a transposed weight, and what must fit together."""
+"""What readers share whose weights are several tensors of a module: finding them, and requiring that they fit."""
 
 from __future__ import annotations
 
@@ -6,21 +6,26 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import numpy as np
+
+from arraycodec.base import Planes
 from arraycodec.codecs.linear import Linear
 from arraycodec.containers import checks
-from arraycodec.containers.view import TensorView
+from arraycodec.containers.lazy import LazyTensor
 from arraycodec.errors import CorruptError, FormatError
 from arraycodec.formats.config import Config
 from arraycodec.primitives.floats import KINDS
-from arraycodec.spec import ArraySpec
 
-Parts = dict[str, TensorView]
+Parts = dict[str, LazyTensor]
 
 
-def modules(raw: Mapping[str, TensorView], main: str, others: Iterable[str]) -> dict[str, Parts]:
+def modules(
+    raw: Mapping[str, LazyTensor], main: str, others: Iterable[str], common: Iterable[str] = ()
+) -> dict[str, Parts]:
     """module -> the stored tensors of it, by their last name, of all that have `main`, which comes first.
 
-    CorruptError where one of `others` belongs to none of them.
+    others  what such modules may have besides; CorruptError where a module without `main` does
+    common  of these, what modules of other kinds have too
     """
     found: dict[str, Parts] = {}
     for name, tensor in raw.items():
@@ -30,20 +35,21 @@ def modules(raw: Mapping[str, TensorView], main: str, others: Iterable[str]) -> 
     for name, tensor in raw.items():
         module, _, parameter = name.rpartition(".")
         if parameter in others:
-            if module not in found:
+            if module in found:
+                found[module][parameter] = tensor
+            elif parameter not in common:
                 raise CorruptError(f"{tensor.where}: belongs to {checks.shown(f'{module}.{main}')}, which is missing")
-            found[module][parameter] = tensor
     return found
 
 
-def fits(tensor: TensorView, shape: tuple[int, ...], dtypes: Iterable[str], why: str = "") -> None:
+def fits(tensor: LazyTensor, shape: tuple[int, ...], dtypes: Iterable[str], why: str = "") -> None:
     """Raise CorruptError unless a tensor has this shape and one of these dtypes."""
     if tensor.dtype not in dtypes or tensor.shape != shape:
         want = f"{' or '.join(dtypes)}{list(shape)}"
         raise CorruptError(f"{tensor.where}: must be {want}{why}, got {tensor.dtype}{list(tensor.shape)}")
 
 
-def part(parts: Parts, role: str) -> TensorView:
+def part(parts: Parts, role: str) -> LazyTensor:
     """The part of this name; CorruptError where it is missing."""
     if role not in parts:
         main = next(iter(parts.values()))
@@ -75,20 +81,20 @@ def flag(settings: Mapping[str, Any], key: str, default: bool, where: str) -> bo
 def group_columns(group_size: int, columns: int, where: str) -> int:
     """The columns of a group; -1 is all."""
     if group_size == -1:
-        return columns
+        return max(columns, 1)
     if group_size < 1:
         raise FormatError(f"{where}: group_size must be -1 or an integer >= 1, got {group_size}")
     return group_size
 
 
-def linear(scales: TensorView, bits: int, symmetric: bool, group: int, columns: int, config: Config) -> Linear:
+def linear(scales: LazyTensor, bits: int, symmetric: bool, group: int, columns: int, config: Config) -> Linear:
     """The codec of integers with these stored scales; their dtype is that of the weight, unless it is float32."""
     flavour = "compressed-tensors" if weight_dtype(scales, config) == scales.dtype else None
     block = (1, None if group >= columns else group)
     return Linear(bits, symmetric, block, flavour, "eager" if flavour else "float32")
 
 
-def weight_dtype(scales: TensorView, config: Config) -> str:
+def weight_dtype(scales: LazyTensor, config: Config) -> str:
     """The dtype in which a weight with these scales decodes: theirs, in which its library multiplies.
 
     Scales of float32 say nothing of the weight; then it is that of the model.
@@ -98,15 +104,18 @@ def weight_dtype(scales: TensorView, config: Config) -> str:
     return config.dtype if config.dtype in KINDS else "float32"
 
 
-def transposed(spec: ArraySpec) -> str:
-    """The shape of a matrix as messages name it, rows being outputs."""
-    rows, columns = spec.known_shape
-    return f"{rows} x {columns}"
-
-
 def matches(pattern: str, module: str, where: str) -> bool:
     """Whether a regular expression of a configuration matches the beginning of a module's name."""
     try:
         return re.match(pattern, module) is not None
     except re.error as error:
         raise FormatError(f"{where}: {checks.shown(pattern)} is no regular expression: {error}") from None
+
+
+def check_finite(planes: Planes) -> None:
+    """CorruptError where a scale is not finite: what `verify` finds. Negative ones are what some quantisers choose."""
+    for name, plane in planes.items():
+        if name.rpartition(".")[2] in ("scales", "global_scale"):
+            wide = np.asarray(plane).astype(np.float32)
+            if not np.isfinite(wide).all():
+                raise CorruptError(f"{name} must be finite, got {wide[~np.isfinite(wide)][0]}")

@@ -1,0 +1,103 @@
+"""GGUF files of llama.cpp: every tensor under its name, quantised ones in the codec `Gguf`, the others plain."""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+from types import SimpleNamespace
+from typing import Any, NoReturn
+
+import numpy as np
+
+from arraycodec.base import Planes
+from arraycodec.codecs.gguf import Gguf
+from arraycodec.containers import checks, safetensors
+from arraycodec.containers.lazy import LazyTensor
+from arraycodec.containers.reader import Container
+from arraycodec.containers.references import References
+from arraycodec.containers.view import Reading, TensorView
+from arraycodec.errors import CorruptError, FormatError
+from arraycodec.formats.checkpoint import Checkpoint
+from arraycodec.formats.config import Config
+from arraycodec.formats.gguf_file import PLAIN, GgufFile, Tensor
+from arraycodec.formats.translated import Translated, Weight
+from arraycodec.primitives.gguf_blocks import TYPES
+from arraycodec.spec import ArraySpec
+
+NAME = "gguf"
+
+
+class Blocks(Translated):
+    """A quantised tensor, of which a slice reads the blocks around it only."""
+
+    def _elements(self, start: int, stop: int) -> np.ndarray:
+        blocks = self.parts["blocks"]
+        with checks.from_file(self.where):
+            return self.codec.read(lambda _, piece: blocks._elements(piece.start, piece.stop), self.spec, start, stop)
+
+
+def open_gguf(path: str | os.PathLike[str], how: Reading) -> Checkpoint:
+    """The tensors of a GGUF file by name, in its order; `metadata` holds what the file says of the model.
+
+    Shapes are NumPy's: the reverse of what the file lists, rows last. Quantised tensors decode to float32, or to the
+    dtype that is asked for. FormatError for a block type that `Gguf` does not have.
+    """
+    file = GgufFile(path)
+    try:
+        raw = stored(file, Reading(verify=how.verify, max_bytes=how.max_bytes))
+        tensors: dict[str, TensorView] = {}
+        for name, tensor in file.tensors.items():
+            part = raw[name]
+            found = part if tensor.type in PLAIN.values() else Blocks(name, weight(tensor, part), how)
+            tensors[name] = found.placed(how.framework, how.device)
+        return Checkpoint(raw, NAME, tensors, Config(where=file.path))
+    except BaseException:
+        file.close()
+        raise
+
+
+def stored(file: GgufFile, how: Reading) -> Container:
+    """The tensors as they are stored: arrays, and uint8 blocks of those that are quantised."""
+    # A tensor in a file needs no more of the file than how to read it and where the data starts.
+    source: Any = SimpleNamespace(
+        path=file.path, read=file.read, close=file.close, header=SimpleNamespace(data_start=file.data_start)
+    )
+    references = References(file.path, _no_other_file, None, None)
+    tensors = {}
+    for name, tensor in file.tensors.items():
+        part = safetensors.Tensor(name, stored_spec(tensor, file.path), tensor.start, tensor.stop)
+        tensors[name] = LazyTensor(source, part, None, how, references)
+    return Container(file.path, tensors, file.metadata, source)
+
+
+def stored_spec(tensor: Tensor, path: str) -> ArraySpec:
+    """The spec of a tensor as it is stored; FormatError for a block type that is not read."""
+    if tensor.type in PLAIN.values():
+        return ArraySpec(tensor.shape, tensor.type)
+    if tensor.type not in TYPES:
+        raise FormatError(
+            f"{path}: tensor {checks.shown(tensor.name)}: is in {tensor.type}, which is not read; known are "
+            f"{', '.join(TYPES)}"
+        )
+    return Gguf(tensor.type).planes(ArraySpec(tensor.shape, "float32"))["blocks"]
+
+
+def weight(tensor: Tensor, part: LazyTensor) -> Weight:
+    """A quantised tensor as the codec sees it."""
+    spec, codec = ArraySpec(tensor.shape, "float32"), Gguf(tensor.type)
+    return Weight(
+        spec, codec, {"blocks": part}, lambda arrays: {"blocks": arrays["blocks"]}, partial(check_factors, codec)
+    )
+
+
+def check_factors(codec: Gguf, planes: Planes) -> None:
+    """Raise CorruptError where a factor of a block is infinite or NaN, which the format allows and no writer means."""
+    block = codec.block
+    blocks = planes["blocks"].reshape(-1, block.nbytes)
+    for name, at in (("d", block.d), ("m", block.m)):
+        if at is not None and (bad := np.flatnonzero((blocks[:, at + 1] & 0x7C) == 0x7C)).size:
+            raise CorruptError(f"{name} must be finite; it is not in {bad.size} blocks, first in block {bad[0]}")
+
+
+def _no_other_file(path: Any) -> NoReturn:
+    raise FormatError(f"{path}: a GGUF file refers to no other file")

@@ -1,0 +1,73 @@
+"""`convert`, `info`, `verify` and `diff` on what other programs wrote: every fixture, and GGUF."""
+
+import json
+import shutil
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import arraycodec as ac
+from tests.checkpoints.convert_support import bits
+from tests.checkpoints.support import listing
+from tests.formats.test_gguf import gguf
+
+FIXTURES = Path(__file__).parents[1] / "formats" / "fixtures"
+FOLDERS = sorted(path.parent.relative_to(FIXTURES) for path in FIXTURES.rglob("config.json"))
+
+
+@pytest.mark.parametrize("name", [*map(str, FOLDERS)])
+def test_fixtures(tmp_path, name):
+    src = shutil.copytree(FIXTURES / name, tmp_path / "src", ignore=shutil.ignore_patterns("expected*"))
+    before = bits(src)
+    with ac.open_checkpoint(src) as model:
+        held = {key: tensor.codec for key, tensor in model.items() if tensor.codec is not None}
+        format = model.format
+    assert held and ac.info(src).formats == (format,) and ac.verify(src).ok
+    for to, how in (("dense", "decoded"), ("arraycodec", "kept")):
+        report = ac.convert(src, dst := tmp_path / to, to)
+        assert report.source == format and report.counts[how] == len(held) and report.exact
+        after = bits(dst)
+        assert after.items() <= before.items() and all(key in after for key in held)
+        assert "quantization_config" not in json.loads((dst / "config.json").read_text())
+    found = ac.diff(src, tmp_path / "arraycodec")
+    assert found.equal and {row.name for row in found.rows} == set(before)
+    assert ac.verify(tmp_path / "arraycodec", against=src).ok
+
+
+@pytest.mark.parametrize("name", ["awq", "gptq", "modelopt", "block_fp8", "smoothquant"])
+def test_formats_that_compressed_tensors_can_hold(tmp_path, name):
+    src = shutil.copytree(FIXTURES / name, tmp_path / "src", ignore=shutil.ignore_patterns("expected*"))
+    report = ac.convert(src, dst := tmp_path / "ct", "compressed-tensors")
+    assert report.exact and report.counts["kept"] and "re-encoded" not in report.counts
+    assert bits(dst) == bits(src) and ac.verify(dst).ok
+    assert not [path for path in listing(dst) if "quantize_config" in path or "hf_quant" in path]
+
+
+def test_gguf(tmp_path):
+    rng = np.random.default_rng(0)
+    blocks = b"".join(
+        struct.pack("<e", scale) + rng.integers(-127, 128, 32, np.int8).tobytes() for scale in rng.random(128 * 4)
+    )
+    norm = rng.standard_normal(128).astype(np.float32)
+    tensors = {"blk.0.attn_q.weight": (8, (128, 128), blocks), "blk.0.attn_norm.weight": (0, (128,), norm.tobytes())}
+    src = tmp_path / "model.gguf"
+    src.write_bytes(gguf(tensors))
+    info = ac.info(src)
+    assert info.formats == ("gguf",) and [row.codec and row.codec.name for row in info.rows] == ["gguf", None]
+    assert ac.verify(src).ok
+    for to, how in (("dense", "decoded"), ("arraycodec", "kept")):
+        report = ac.convert(src, dst := tmp_path / f"{to}.safetensors", to)
+        assert report.counts == {how: 1, "copied": 1} and ac.diff(src, dst).equal
+    report = ac.convert(src, dst := tmp_path / "w4", "compressed-tensors", scheme="W4A16")
+    assert report.counts == {"re-encoded": 1, "copied": 1} and not report.exact
+    assert sorted(listing(dst)) == ["config.json", "model.safetensors"]
+    ac.convert(src, half := tmp_path / "half", "dense", dtype="bfloat16")
+    with ac.open_checkpoint(src) as model, ac.open_checkpoint(half) as dense:
+        expected = ac.decode(model["blk.0.attn_q.weight"].encoded(), dtype="bfloat16")
+        assert dense["blk.0.attn_q.weight"].decode().tobytes() == expected.tobytes()
+    with pytest.raises(ac.ArgumentError, match="is the folder of the input"):
+        ac.convert(src, tmp_path, "dense", overwrite=True)
+    with pytest.raises(ac.FormatError, match="GGUF"):
+        ac.compress(src, tmp_path / "c.safetensors")
