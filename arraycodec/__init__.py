@@ -24,6 +24,13 @@ if TYPE_CHECKING:
     from arraycodec.checkpoints.diff import diff
     from arraycodec.checkpoints.info import info
     from arraycodec.checkpoints.load import load
+    from arraycodec.checkpoints.sparse_files import (
+        BitmaskConfig,
+        Sparse24BitMaskConfig,
+        load_compressed,
+        save_compressed,
+        save_compressed_model,
+    )
     from arraycodec.checkpoints.stream import StreamingLoader
     from arraycodec.checkpoints.verify import verify
     from arraycodec.codecs.bitmask import Bitmask
@@ -76,6 +83,9 @@ _HOME = {
     "decompress": "checkpoints.decompress", "diff": "checkpoints.diff",
     "info": "checkpoints.info", "load": "checkpoints.load", "StreamingLoader": "checkpoints.stream",
     "verify": "checkpoints.verify",
+    "BitmaskConfig": "checkpoints.sparse_files", "Sparse24BitMaskConfig": "checkpoints.sparse_files",
+    "load_compressed": "checkpoints.sparse_files", "save_compressed": "checkpoints.sparse_files",
+    "save_compressed_model": "checkpoints.sparse_files",
     "Codebook": "codecs.codebook", "Delta": "codecs.delta", "Gguf": "codecs.gguf",
     "Linear": "codecs.linear", "LLMInt8": "codecs.llm_int8", "Lossless": "codecs.lossless",
     "Microscaling": "codecs.microscaling", "Minifloat": "codecs.minifloat",

@@ -21,6 +21,7 @@ from arraycodec.checkpoints.policy import Decision, Policy
 from arraycodec.checkpoints.report import Report, Row, codec_label, total
 from arraycodec.checkpoints.scheme import Request, request
 from arraycodec.checkpoints.tree import Tree, label, located, opened, scan
+from arraycodec.checkpoints.weights import NATIVE, PLAIN, opened_weights
 from arraycodec.codecs.tied import Tied
 from arraycodec.containers.frame import frame_size
 from arraycodec.containers.manifest import Source
@@ -45,6 +46,8 @@ def compress(
     progress: Progress | None = None,
 ) -> Report:
     """Compress a safetensors file, or a folder of shards as the Hub lays it out, into native containers.
+
+    Checkpoints in other programs' formats are compressed losslessly only, as the tensors they are stored as.
 
     Tensors keep their names, shards theirs; other files are copied as they are, an index last. What `Policy` leaves
     alone, what holds NaN or infinity under a lossy scheme, and what does not shrink stays plain. The input is never
@@ -71,6 +74,8 @@ def compress(
     policy = Policy(wanted.scheme, include, exclude)
     tree = scan(src)
     targets = check_target(tree, Path(dst), None if base is None else scan(base))
+    if not policy.codec.lossless:
+        _refuse_foreign(tree)
     with opened_base(base) as tensors:
         rows = _decide(tree, policy, wanted, tensors)
         if not any(row.codec for row in rows) and not policy.codec.lossless:
@@ -85,6 +90,15 @@ def compress(
     files = tuple((name, tree.path(name).stat().st_size, size) for name, size in sizes)
     where = None if tensors is None else str(tensors.tree.where)
     return Report(str(tree.where), str(dst), wanted.label, dry_run, tuple(rows), files, where)
+
+
+def _refuse_foreign(tree: Tree) -> None:
+    """ArgumentError where weights are in another program's format, whose scales a lossy scheme would encode too."""
+    with opened_weights(tree, strict=False, bases=False) as folders:
+        for folder in folders:
+            if folder.unread or folder.format not in (PLAIN, NATIVE):
+                told = folder.unread or f"{tree.root / folder.name}: is in the format {folder.format}"
+                raise ArgumentError(f"{told}; a lossy scheme takes what convert to arraycodec or dense makes of it")
 
 
 def _decide(tree: Tree, policy: Policy, wanted: Request, base: BaseTensors | None) -> list[Row]:

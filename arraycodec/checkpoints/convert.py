@@ -2,40 +2,24 @@
 
 from __future__ import annotations
 
-import importlib
-import os
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from arraycodec.base import Codec
 from arraycodec.checkpoints.conversion import Conversion
 from arraycodec.checkpoints.convert_files import Files, config_bytes, files_of, index_bytes, model_of, write
 from arraycodec.checkpoints.convert_plan import Part, plan_folder
-from arraycodec.checkpoints.convert_tensor import bare
+from arraycodec.checkpoints.convert_target import FOREIGN, Wanted
 from arraycodec.checkpoints.convert_write import Shard, head_bytes, write_shard
 from arraycodec.checkpoints.files import copy, refuse_existing, undone_on_failure
 from arraycodec.checkpoints.pipeline import Done, Progress, using
-from arraycodec.checkpoints.policy import FLOATS
 from arraycodec.checkpoints.report import total
 from arraycodec.checkpoints.tree import Tree, scan
-from arraycodec.checkpoints.weights import Folder, held, opened_weights
+from arraycodec.checkpoints.weights import Given, Path_, opened_weights
 from arraycodec.errors import ArgumentError
-from arraycodec.formats.config import CONFIG, given_config
-from arraycodec.formats.dense import Dense
-from arraycodec.formats.layers import IGNORE, Layers, Scheme
-from arraycodec.formats.native import Native
-from arraycodec.formats.target import Target
-
-# target -> the scheme for what the source does not hold in one that is kept; None where there are no schemes
-SCHEMES = {"dense": None, "arraycodec": "nf4", "bitsandbytes": "nf4", "compressed-tensors": "W4A16"}
-FOREIGN = {
-    "bitsandbytes": ("bitsandbytes.target", "Bitsandbytes"),
-    "compressed-tensors": ("compressed_tensors.target", "CompressedTensors"),
-}
-HEAD = "lm_head"
-Path_ = str | os.PathLike[str]
+from arraycodec.formats.config import CONFIG
+from arraycodec.formats.layers import Scheme
 
 
 def convert(
@@ -46,9 +30,9 @@ def convert(
     scheme: str | Codec | None = None,
     layers: Mapping[str, Scheme] | None = None,
     ignore: Iterable[str] | None = None,
-    config: Path_ | Mapping[str, Any] | None = None,
+    config: Given = None,
     dtype: str | None = None,
-    source_config: Path_ | Mapping[str, Any] | None = None,
+    source_config: Given = None,
     base: Path_ | None = None,
     jobs: int | None = None,
     dry_run: bool = False,
@@ -84,87 +68,24 @@ def convert(
     >>> convert("llama", "llama-w4", "compressed-tensors", layers=layers).counts  # doctest: +SKIP
     {'copied': 66, 'encoded': 224}
     """
-    wanted = _wanted(to, scheme, layers, ignore, config, dtype)
+    wanted = Wanted.of(to, scheme, layers, ignore, config, dtype)
     tree = scan(src)
     files = files_of(tree, Path(dst), to if to in FOREIGN else None)
     with opened_weights(tree, config=source_config, base=base) as folders, using(jobs) as threads:
-        parts = [
-            plan_folder(folder, _target(folder, to, wanted, model := _model(tree, folder)), model, dtype, dry_run)
-            for folder in folders
-        ]
-        if wanted["layers"]:
-            specs = {item.name: item.tensor.spec for part in parts for item in part.items}
-            Layers(wanted["layers"]).check(specs, also=("Linear", "Embedding"))
+        parts = []
+        for folder in folders:
+            model = model_of(tree.root / folder.name / CONFIG)
+            parts.append(plan_folder(folder, wanted.target(folder, model), model, dtype, dry_run))
+        items = [item for part in parts for item in part.items]
+        wanted.check({item.name: item.tensor.spec for item in items})
+        if to != "dense" and not any(item.codec for item in items):
+            reasons = "; ".join(dict.fromkeys(item.decision.reason for item in items)) or "it holds no tensors"
+            raise ArgumentError(f"{tree.where}: nothing to encode: {reasons}")
         shards = [shard for part in parts for shard in _shards(part, files)]
         sizes = _run(tree, files, parts, shards, dry_run, threads, overwrite, progress)
     rows = tuple(row for shard in shards for row in shard.rows)
     sources = ", ".join(dict.fromkeys(folder.format for folder in folders))
     return Conversion(str(tree.where), str(dst), sources, to, dry_run, rows, tuple(sizes), tuple(_notes(files, parts)))
-
-
-def _wanted(
-    to: str, scheme: Scheme, layers: Mapping[str, Scheme] | None, ignore: Iterable[str] | None,
-    config: Path_ | Mapping[str, Any] | None, dtype: str | None,
-) -> dict[str, Any]:  # fmt: skip
-    """What the user asks for, in one form; ArgumentError where it makes no sense."""
-    if to not in SCHEMES:
-        raise ArgumentError(f"convert: to must be one of {', '.join(SCHEMES)}, got {to!r}")
-    if dtype is not None and (to != "dense" or dtype not in FLOATS):
-        raise ArgumentError(f"convert: dtype goes with to='dense' and is one of {', '.join(FLOATS)}, got {dtype!r}")
-    asked = scheme is not None or bool(layers) or ignore is not None
-    if to == "dense" and (asked or config is not None):
-        raise ArgumentError("convert: to 'dense' all weights are decoded: it takes no scheme, layers, ignore or config")
-    if config is not None and (asked or to not in FOREIGN):
-        raise ArgumentError(f"convert: config says it all, for {' or '.join(FOREIGN)}: no scheme, layers or ignore too")
-    found = dict(layers or {})
-    if scheme is not None:
-        found.setdefault("Linear", scheme)
-    ignored = IGNORE if ignore is None else (ignore,) if isinstance(ignore, str) else tuple(ignore)
-    said = None if config is None else given_config(config, None)
-    return {"layers": found, "ignore": ignored, "config": said}
-
-
-def _target(folder: Folder, to: str, wanted: dict[str, Any], model: Mapping[str, Any]) -> Target:
-    """The target, set up for one folder."""
-    if to == "dense":
-        return Dense()
-    if (said := wanted["config"]) is not None:
-        return _foreign(to).from_config(said.quantization, said.where)
-    layers, ignore = wanted["layers"], wanted["ignore"]
-    if _tied(model) and HEAD not in ignore:
-        ignore = (*ignore, HEAD)  # it is the embedding, however often its bytes are stored
-    if not layers and folder.format == to == "compressed-tensors":
-        return _foreign(to).from_config(folder.config.quantization, folder.config.where)
-
-    def made(layers: Mapping[str, Scheme]) -> Target:
-        return Native(Layers(layers, ignore)) if to == "arraycodec" else _foreign(to).of(layers, ignore)
-
-    if layers or _keeps(made({}), folder):
-        return made(layers)
-    return made({"Linear": SCHEMES[to]})
-
-
-def _keeps(target: Target, folder: Folder) -> bool:
-    """Whether there is a weight whose codec the target holds."""
-    for name, (_, tensor) in folder.tensors.items():
-        codec = held(tensor) if isinstance(target, Native) else bare(held(tensor))
-        if codec is not None and target.decide(name, tensor.spec, codec).codec is not None:
-            return True
-    return False
-
-
-def _foreign(to: str) -> Any:
-    module, name = FOREIGN[to]
-    return getattr(importlib.import_module(f"arraycodec.formats.{module}"), name)
-
-
-def _tied(model: Mapping[str, Any]) -> bool:
-    inner = model.get("text_config")
-    return bool(model.get("tie_word_embeddings") or (isinstance(inner, Mapping) and inner.get("tie_word_embeddings")))
-
-
-def _model(tree: Tree, folder: Folder) -> dict[str, Any]:
-    return model_of(tree.root / folder.name / CONFIG)
 
 
 def _shards(part: Part, files: Files) -> list[Shard]:

@@ -53,7 +53,8 @@ def load(
                not name, is placed on the default device); or a function (name, shape) -> Sharding. Each process reads
                and decodes what its own devices need, by rows where that suffices.
     encoded    weights that are encoded stay so, as an Encoded on the device. Its planes are sharded like the weight
-               where their axes allow it, and copied to all devices elsewhere.
+               where their axes allow it, and copied to all devices elsewhere. With explicit axes of a mesh, JAX decodes
+               only shards of whole blocks.
     nested     dicts in dicts by the parts of names between dots, a pytree, in place of one flat dict.
 
     `verify`, `max_bytes`, `base` and `config` are those of `open_checkpoint`. On the host there is never more than the
@@ -172,8 +173,6 @@ def unpacked(packed: np.ndarray, spec: ArraySpec) -> np.ndarray:
 
 def _decodes(codec: Codec, spec: ArraySpec, want: ArraySpec) -> bool:
     """Whether planes decode straight to an array of the spec that is wanted, rounded once."""
-    if codec.lossless:
-        return False
     try:
         codec.supports(want)
     except ArgumentError:

@@ -122,8 +122,9 @@ def verify(
         unchecked = tuple(name for name, container in files.items() if not container.native)
         mine = labelled(folders)
         lacking = _reading_base(mine)
+        readable = mine.keys() if base is not None else mine.keys() - lacking
         decoded = lacking if base is not None and original is None else set()
-        decoded |= {name for name, (_, tensor) in mine.items() if not isinstance(tensor, LazyTensor)}
+        decoded |= {name for name in readable if not isinstance(mine[name][1], LazyTensor)}
         cost = {name: tensor.nbytes + (name in decoded) * 2 * tensor.spec.nbytes for name, (_, tensor) in mine.items()}
         hashed = 0 if original is None else sum(original.path(name).stat().st_size for name in original.weights)
         more = 0 if original is None else sum(tensor.spec.nbytes for _, tensor in mine.values())
@@ -182,11 +183,12 @@ def _reading_base(mine: dict[str, tuple[str, TensorView]]) -> set[str]:
 
 
 def _check(file: str, tensor: TensorView, decoded: bool) -> Check:
-    """Check the stored bytes; `decoded`: decode too, which compares the base with its hash."""
+    """Check the stored bytes; `decoded`: decode too, which shows what no checksum does, and compares a base."""
     try:
-        nbytes = tensor.verify()
-        if not isinstance(tensor, LazyTensor):
-            nbytes += sum(part.verify() for part in parts(tensor))
+        if isinstance(tensor, LazyTensor):
+            nbytes = tensor.verify()
+        else:
+            nbytes = sum(part.verify() for part in parts(tensor)) + (tensor.verify() if decoded else 0)
         if decoded:
             with located(Path(tensor.path), tensor.name):
                 tensor.decode()

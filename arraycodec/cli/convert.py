@@ -14,7 +14,7 @@ PLAIN = "plain"  # the scheme of what is to be plain
 
 
 class To(StrEnum):
-    """The formats that are written; the names are those of `checkpoints.convert.SCHEMES`."""
+    """The formats that are written; the names are those of `checkpoints.convert_target.SCHEMES`."""
 
     dense = "dense"
     arraycodec = "arraycodec"

@@ -36,6 +36,7 @@ SELF_DESCRIBING = {
     ".SCB": "bitsandbytes",
     ".weight_format": "bitsandbytes",
     ".compressed": "compressed-tensors",  # sparse weights
+    ".bitmask": "compressed-tensors",
 }
 NEED_CONFIG = {
     ".weight_packed": "compressed-tensors",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+from contextlib import ExitStack
 from functools import partial
 from types import SimpleNamespace
 from typing import Any, NoReturn
@@ -25,6 +27,7 @@ from arraycodec.primitives.gguf_blocks import TYPES
 from arraycodec.spec import ArraySpec
 
 NAME = "gguf"
+PART = re.compile(r"(?P<stem>.+)-\d{5}-of-(?P<count>\d{5})\.gguf")
 
 
 class Blocks(Translated):
@@ -39,21 +42,50 @@ class Blocks(Translated):
 def open_gguf(path: str | os.PathLike[str], how: Reading) -> Checkpoint:
     """The tensors of a GGUF file by name, in its order; `metadata` holds what the file says of the model.
 
-    Shapes are NumPy's: the reverse of what the file lists, rows last. Quantised tensors decode to float32, or to the
-    dtype that is asked for. FormatError for a block type that `Gguf` does not have.
+    Of a model that is split into several files any one may be named, and all are opened. Shapes are NumPy's: the
+    reverse of what the file lists, rows last. Quantised tensors decode to float32, or to the dtype that is asked for.
+    FormatError for a block type that `Gguf` does not have.
     """
-    file = GgufFile(path)
-    try:
-        raw = stored(file, Reading(verify=how.verify, max_bytes=how.max_bytes))
-        tensors: dict[str, TensorView] = {}
-        for name, tensor in file.tensors.items():
-            part = raw[name]
-            found = part if tensor.type in PLAIN.values() else Blocks(name, weight(tensor, part), how)
-            tensors[name] = found.placed(how.framework, how.device)
-        return Checkpoint(raw, NAME, tensors, Config(where=file.path))
-    except BaseException:
-        file.close()
-        raise
+    tensors: dict[str, TensorView] = {}
+    with ExitStack() as opened:
+        files = parts_of(os.fspath(path), opened)
+        parts = [stored(file, Reading(verify=how.verify, max_bytes=how.max_bytes)) for file in files]
+        for file, part in zip(files, parts, strict=True):
+            for name, tensor in file.tensors.items():
+                if name in tensors:
+                    raise CorruptError(f"{file.path}: tensor {checks.shown(name)} stands in another part too")
+                plain = tensor.type in PLAIN.values()
+                found = part[name] if plain else Blocks(name, weight(tensor, part[name]), how)
+                tensors[name] = found.placed(how.framework, how.device)
+        raw = parts[0]
+        if len(parts) > 1:
+            every = {name: tensor for part in parts for name, tensor in part.items()}
+            raw = Container(os.fspath(path), every, files[0].metadata, shards=tuple(parts))
+        raw._opened = opened.pop_all()
+    return Checkpoint(raw, NAME, tensors, Config(where=raw.path))
+
+
+def parts_of(path: str, opened: ExitStack) -> list[GgufFile]:
+    """The files of a model, opened: those that belong to the one that is named, in their order."""
+    named = opened.enter_context(GgufFile(path))
+    count = named.metadata.get("split.count", 1)
+    if count in (0, 1):
+        return [named]
+    matched = PART.fullmatch(os.path.basename(path))
+    if matched is None or int(matched["count"]) != count:
+        raise FormatError(f"{path}: is a part of {checks.shown(count)}, and not named like model-00001-of-00003.gguf")
+    files = []
+    for number in range(count):
+        name = f"{matched['stem']}-{number + 1:05}-of-{count:05}.gguf"
+        file = opened.enter_context(GgufFile(os.path.join(os.path.dirname(path), name)))
+        said = file.metadata.get("split.no"), file.metadata.get("split.count")
+        if said != (number, count):
+            raise CorruptError(f"{file.path}: must be part {number} of {count}, says it is {checks.shown(said)}")
+        files.append(file)
+    total, got = named.metadata.get("split.tensors.count"), sum(len(file.tensors) for file in files)
+    if total not in (None, got):
+        raise CorruptError(f"{path}: the parts must have {checks.shown(total)} tensors, got {got}")
+    return files
 
 
 def stored(file: GgufFile, how: Reading) -> Container:

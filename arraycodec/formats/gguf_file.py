@@ -239,7 +239,23 @@ class Head:
         count = self.count("elements of an array", SMALLEST.get(kind, 1))
         if kind in SCALARS:
             return self._numbers(kind, count)
+        if kind == STRING:
+            return self._strings(count)
         return [self.value(kind, depth + 1) for _ in range(count)]
+
+    def _strings(self, count: int) -> list[str]:
+        """As `string`, in a loop of its own: a vocabulary has hundreds of thousands."""
+        found = []
+        for _ in range(count):
+            first = self.at - self._first + 8
+            stop = first + int.from_bytes(self._bytes[first - 8 : first], "little")
+            if stop <= len(self._bytes):
+                raw = self._bytes[first:stop]
+                self.at = self._first + stop
+            else:
+                raw = self.string()
+            found.append(raw.decode(errors="surrogateescape"))
+        return found
 
     def _numbers(self, kind: int, count: int) -> np.ndarray:
         dtype = np.dtype(SCALARS[kind]).newbyteorder("<")

@@ -1,11 +1,11 @@
-"""marlin-24: 2:4 sparse integers in the tiles that the kernel Marlin-24 loads, as compressed-tensors wrote them to 0.14.
+"""marlin-24: 2:4 sparse integers in the tiles of the kernel Marlin-24, as compressed-tensors wrote them until 0.14.
 
 The specification is docs/format/marlin_24.md. A module with a weight (N, K) has, for integers of b bits:
     weight_packed  int32 (K / 32, N * b / 2)   codes of the values that are kept, u = q + 2^(b - 1)
     scale_packed   float16 (groups, N)
     meta           int16 (K / 32, 2 * N)       for each four columns the places of the two that are kept
-All three are in orders that only exchange bits of positions: each is an array of small axes, here put straight. A letter
-with a digit is a bit of a row or column (n2), or several (n345 is n5, n4, n3), the highest first.
+Their orders do no more than exchange bits of positions: each is an array of small axes, which is put straight here.
+Names of axes are bits of a row (n) or a column of values (k), the highest first: n54 has the bits 5 and 4.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ FORMAT = "marlin-24"
 SCALE, META = ROLES = ("scale_packed", "meta")
 GROUP = 128
 ROWS, COLUMNS = 64, 32  # what N and K are multiples of
-# Within a tile of 16 values times 64 rows, by bits: the axes of words, and where among them are n543210, and k3210.
-TILES = {
-    4: ((4, 2, 4, 4, 2, 2, 2), (0, 1, 5, 3), (6, 2, 4)),  # n54 n3 k21 n10 k0 n2 k3
-    8: ((4, 2, 4, 4, 2, 2, 2), (0, 1, 4, 3), (6, 2, 5)),  # n54 n3 k21 n10 n2 k0 k3
+TILE = (4, 2, 4, 4, 2, 2, 2)  # axes of 64 rows times 16 values, of which these are rows and these columns, by bits
+AXES = {
+    4: ((0, 1, 5, 3), (6, 2, 4)),  # stored as n54 n3 k21 n10 k0 n2 k3
+    8: ((0, 1, 4, 3), (6, 2, 5)),  # stored as n54 n3 k21 n10 n2 k0 k3
 }
 
 
 def weight(parts: Parts, args: Args) -> Weight:
     """The weight of a module; CorruptError where its tensors do not fit each other."""
     bits, grouped = args.num_bits, args.strategy == "group"
-    if args.type != "int" or bits not in TILES or not args.symmetric or args.strategy not in ("group", "channel"):
+    if args.type != "int" or bits not in AXES or not args.symmetric or args.strategy not in ("group", "channel"):
         raise FormatError(f"{parts.where}: {FORMAT} has symmetric integers of 4 or 8 bits in groups or channels")
     if grouped and args.group_size != GROUP:
         raise FormatError(f"{parts.where}: {FORMAT} has groups of {GROUP}, got {args.group_size}")
@@ -53,9 +53,9 @@ def weight(parts: Parts, args: Args) -> Weight:
 
     def planes(arrays: dict[str, np.ndarray]) -> Planes:
         codes = packing.codes_of_integers(integers_of(arrays[PACKED], bits, kept), bits)
-        # The library takes the order of groups for one of channels where a group is no less than half a row.
-        straight = GROUP < kept[1] and grouped
-        scales = np.ascontiguousarray((scales_of(arrays[SCALE]) if straight else arrays[SCALE]).T)
+        # The library leaves scales in their order where half a row is one group or less.
+        interleaved = grouped and kept[1] > GROUP
+        scales = np.ascontiguousarray((scales_of(arrays[SCALE]) if interleaved else arrays[SCALE]).T)
         return {"values.codes": codes, "values.scales": scales, "bitmask": bitmask_of(arrays[META], shape)}
 
     return Weight(
@@ -68,8 +68,8 @@ def integers_of(words: np.ndarray, bits: int, shape: tuple[int, int]) -> np.ndar
     """int8 integers (N, K / 2) out of `weight_packed`."""
     rows, columns = shape
     stream = packing.integers_of_words(words.reshape(1, -1), bits, rows * columns)
-    axes, n, k = TILES[bits]
-    tiles = stream.reshape(columns // 16, rows // ROWS, *axes)
+    n, k = AXES[bits]
+    tiles = stream.reshape(columns // 16, rows // ROWS, *TILE)
     return np.ascontiguousarray(tiles.transpose(1, *(2 + i for i in n), 0, *(2 + i for i in k))).reshape(shape)
 
 

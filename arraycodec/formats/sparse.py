@@ -81,7 +81,7 @@ def over(outer: Weight, codes: Weight, role: str) -> Weight:
 
 
 def layout(spec: ArraySpec, codec: Codec, count: int) -> dict[str, ArraySpec]:
-    """role -> spec of the tensors that an array in `Bitmask` or `TwoFour` is stored as; `count` are the elements kept."""
+    """role -> spec of the tensors of an array in `TwoFour`, or in `Bitmask`, which keeps `count` elements."""
     axes, planes = len(spec.shape), codec.planes(spec)
     if isinstance(codec, TwoFour):
         return {SHAPE: ArraySpec((axes, 1), "int64"), KEPT: planes["values"], MASK: planes["bitmask"]}
@@ -164,7 +164,9 @@ def _spec(parts: Parts, where: str) -> ArraySpec:
     """The spec of the decoded weight, by the numbers in `shape`."""
     stored = parts[SHAPE]
     if stored.dtype != "int64" or len(stored.shape) not in (1, 2) or stored.shape[1:] not in ((), (1,)):
-        raise CorruptError(f"{stored.where}: must be int64[axes] or int64[axes, 1], got {checks.spec_text(stored.spec)}")
+        raise CorruptError(
+            f"{stored.where}: must be int64[axes] or int64[axes, 1], got {checks.spec_text(stored.spec)}"
+        )
     if not 0 < stored.shape[0] <= checks.MAX_NDIM:
         raise CorruptError(f"{stored.where}: must be of 1 to {checks.MAX_NDIM} axes, got {stored.shape[0]}")
     axes = [int(axis) for axis in np.asarray(stored).reshape(-1)]

@@ -44,7 +44,7 @@ class Translated(TensorView):
     part's file), where (what errors call it).
     """
 
-    needs_base = reads_base = False
+    needs_base = False  # it is no difference itself
 
     def __init__(self, name: str, weight: Weight, how: Reading) -> None:
         main = next(iter(weight.parts.values()))
@@ -53,6 +53,11 @@ class Translated(TensorView):
         self.where = f"{main.path}: weight {checks.shown(name)}"
         self.parts = dict(weight.parts)
         self._planes, self._check, self._how = weight.planes, weight.check, how
+
+    @property
+    def reads_base(self) -> bool:
+        """Whether a part of it is the difference to an array of another checkpoint."""
+        return any(part.reads_base for part in self.parts.values())
 
     def encoded(self) -> Encoded:
         """The Encoded with planes of the checkpoint's framework."""

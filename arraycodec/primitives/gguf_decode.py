@@ -95,26 +95,20 @@ def decode_tiles(blocks, layout, out, kind, first, last):
     q, y = np.zeros((GROUPS // 2, 2 * GROUP), np.uint8), np.empty((GROUPS // 2, 2 * GROUP), np.float32)
     words, flat = q.reshape(-1).view(np.uint64), y.reshape(-1)
     unit, low = np.zeros(GROUPS, np.float32), np.zeros(GROUPS, np.float32)
-    for tile in range(first, last):
-        decode_tile(blocks, layout, tile, words, q, y, unit, low)
-        store(flat[: out.size - tile * TILE], kind, out[tile * TILE : (tile + 1) * TILE])
-
-
-@inlined
-def decode_tile(blocks, layout, tile, words, q, y, unit, low):
-    """The elements of a tile."""
     elements, nbytes, _ = layout.sizes
-    first = tile * (TILE // elements)
-    number = min(TILE // elements, blocks.size // nbytes - first)
-    start = np.uint64(first * nbytes)
-    load_codes(blocks, start, number, layout, words)  # 1
-    ordinary = load_steps(blocks, start, number, layout, unit, low)  # 2
-    if layout.values.size:  # 3
-        look_up(q, layout.values, unit, y)
-    else:
-        combine(q, layout.code, unit, low, y)
-    if not ordinary:
-        settle(y, q, unit, layout.small)
+    for tile in range(first, last):
+        block = tile * (TILE // elements)
+        number = min(TILE // elements, blocks.size // nbytes - block)
+        start = np.uint64(block * nbytes)
+        load_codes(blocks, start, number, layout, words)  # 1
+        ordinary = load_steps(blocks, start, number, layout, unit, low)  # 2
+        if layout.values.size:  # 3
+            look_up(q, layout.values, unit, y)
+        else:
+            combine(q, layout.code, unit, low, y)
+        if not ordinary:
+            settle(y, q, unit, layout.small)
+        store(flat[: out.size - tile * TILE], kind, out[tile * TILE : (tile + 1) * TILE])  # 4
 
 
 @inlined
@@ -177,6 +171,13 @@ def load_steps(blocks, start, number, layout, unit, low):
     """The step and the minimum of each group of a tile; whether all of them are ordinary numbers."""
     elements, nbytes, sub = layout.sizes
     steps, spread = layout.steps, sub // GROUP
+    if layout.scales.masks[0] == 0:  # no integers: factors are the steps
+        ordinary = load_factors(blocks, start, number, layout, layout.factors[0], unit)
+        if layout.factors[1] >= 0:
+            ordinary &= load_factors(blocks, start, number, layout, layout.factors[1], low)
+            for g in range(GROUPS):
+                low[g] *= np.float32(-layout.minima.zero)
+        return ordinary
     ordinary, g = True, 0
     for b in range(number):
         byte = start + np.uint64(b * nbytes)
@@ -198,6 +199,22 @@ def load_steps(blocks, start, number, layout, unit, low):
 
 
 @inlined
+def load_factors(blocks, start, number, layout, at, out):
+    """The float16 at a byte of each block for each of its groups; whether all are finite."""
+    elements, nbytes, _ = layout.sizes
+    groups, halves, greatest = elements // GROUP, out.view(np.uint32), np.uint32(0)
+    for b in range(number):
+        byte = start + np.uint64(b * nbytes + at)
+        half = np.uint32(blocks[byte]) | np.uint32(blocks[byte + ONE]) << np.uint32(8)
+        greatest = max(greatest, half & np.uint32(0x7FFF))
+        for g in range(groups):
+            halves[b * groups + g] = half
+    for g in range(GROUPS):  # converted together: this loop vectorises
+        halves[g] = half_to_float32(halves[g] & np.uint32(0xFFFF))
+    return greatest < np.uint32(0x7C00)
+
+
+@inlined
 def half_at(blocks, byte, at):
     """The float16 at a byte of a block as float32 bits; 0 where there is none."""
     if at < 0:
@@ -209,8 +226,6 @@ def half_at(blocks, byte, at):
 @inlined
 def integer_at(blocks, byte, numbers, j):
     """The integer of sub-block j."""
-    if numbers.masks[0] == 0:
-        return np.int32(-numbers.zero)
     number = blocks[byte + np.uint64(numbers.byte[0, j])] >> numbers.shift[0, j] & numbers.masks[0]
     if numbers.masks[1]:
         high = blocks[byte + np.uint64(numbers.byte[1, j])] >> numbers.shift[1, j] & numbers.masks[1]

@@ -179,14 +179,27 @@ def spread_rows(values, fours, starts, pairs, columns, bitmask, target, first, l
             copy(run, out)
             continue
         unpack_bits(mask, kept)
-        at, behind = 0, UNIT
-        for first_of_group in range(0, n, 4):
-            if pairs:
-                at, behind = first_of_group // 2, first_of_group // 2 + 2
-            for i in range(first_of_group, min(first_of_group + 4, n)):
-                there = kept[i] & np.uint8(at < behind)  # no branch, since none could be foretold
-                out[i] = squeezed[at] & (np.uint64(0) - np.uint64(there))
-                at += np.int64(kept[i])
+        if pairs:
+            spread_pairs(squeezed, kept, n, run)
+            copy(run, out)
+            continue
+        at = 0
+        for i in range(n):  # no branch, since none could be foretold
+            out[i] = squeezed[at] & (np.uint64(0) - np.uint64(kept[i]))
+            at += np.int64(kept[i])
+
+
+@inlined
+def spread_pairs(squeezed, kept, n, run):
+    """Two values to each four elements; a third bit reads zero."""
+    for g in range((n + 3) // 4):
+        rank = np.uint8(0)
+        for i in range(4):
+            bit = kept[4 * g + i]
+            first, second = np.uint64(bit & np.uint8(rank == 0)), np.uint64(bit & np.uint8(rank == 1))
+            zero = np.uint64(0)
+            run[4 * g + i] = (squeezed[2 * g] & (zero - first)) | (squeezed[2 * g + 1] & (zero - second))
+            rank += bit
 
 
 @inlined

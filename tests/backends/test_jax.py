@@ -48,4 +48,5 @@ class TestJaxEveryCase(BackendSuite):
     backend = "arraycodec_jax"
     implementations = ("reference", "jit")
     shapes = SHAPES
+    dtypes = DTYPES_OF_JAX
     cases: ClassVar[list[Case]] = FIXED

@@ -65,7 +65,7 @@ def test_every_case_of_the_other_tiers(family: str) -> None:
         x = case.array()
         want = case.codec.encode(x, case.given)
         given = {name: arraycodec_torch.from_numpy(plane, "cuda") for name, plane in case.given.items()}
-        if case.codec.lossless:
+        if isinstance(case.codec, ac.Lossless):
             planes = on_gpu(want)
         else:
             planes = how.encode(arraycodec_torch.from_numpy(x, "cuda"), case.codec, given)

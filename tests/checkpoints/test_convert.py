@@ -231,6 +231,32 @@ def test_a_foreign_checkpoint_compressed_losslessly(src, tmp_path):
     assert ac.info(w4).schemes == {"w4a16": 14, "plain": 4} and ac.info(packed).schemes["w4a16"] == 14
     ac.convert(packed, again := tmp_path / "again", "compressed-tensors")
     assert files(again) == files(w4)
+    with pytest.raises(ac.ArgumentError, match="in the format compressed-tensors; a lossy scheme takes what convert"):
+        ac.compress(w4, tmp_path / "lossy", "nf4")  # it would encode the scales
+
+
+def test_differences_of_foreign_checkpoints(src, tmp_path):
+    ac.convert(src, w4 := tmp_path / "w4", "compressed-tensors")
+    tuned = llama()
+    tuned[SHARDS[0]][LINEAR] = tuned[SHARDS[0]][LINEAR] + tuned[SHARDS[0]][LINEAR].dtype.type(0.01)
+    ac.convert(write_llama(tmp_path / "tuned", tuned), other := tmp_path / "other", "compressed-tensors")
+    report = ac.compress(other, delta := tmp_path / "delta", base=w4)
+    assert report.reads_base
+    assert ac.verify(delta).ok and ac.verify(delta, base=w4).ok and ac.verify(delta, against=other, base=w4).ok
+    assert ac.diff(delta, other, base=w4).equal and ac.info(delta).formats == ("compressed-tensors",)
+    ac.convert(delta, again := tmp_path / "again", "compressed-tensors", base=w4)
+    assert files(again) == files(other)
+    with pytest.raises(ac.ArgumentError, match="base"):
+        ac.convert(delta, tmp_path / "lost", "dense")
+
+
+def test_nothing_to_encode_is_said(tmp_path):
+    src = write(tmp_path / "norms.safetensors", {"norm.weight": normal(64), "w": normal(64, 64)})
+    for to in ("arraycodec", "compressed-tensors"):
+        with pytest.raises(ac.ArgumentError, match="nothing to encode"):
+            ac.convert(src, tmp_path / "dst", to)
+    report = ac.convert(src, tmp_path / "dst", "arraycodec", layers={"w": "nf4"})
+    assert report.counts == {"copied": 1, "encoded": 1}
 
 
 def test_weights_of_other_formats_are_left_behind(src, tmp_path):

@@ -45,6 +45,17 @@ def test_formats_that_compressed_tensors_can_hold(tmp_path, name):
     assert not [path for path in listing(dst) if "quantize_config" in path or "hf_quant" in path]
 
 
+@pytest.mark.parametrize(
+    "name", ["fp8", "fp8_block", "mixed", "mxfp4", "mxfp6", "mxfp8", "nvfp4", "w3a16_odd", "w4a16_asym", "w8a8"]
+)
+def test_what_is_kept_has_the_same_bytes(tmp_path, name):
+    src = FIXTURES / "compressed_tensors" / name
+    ac.convert(src, tmp_path / "dst", "compressed-tensors")
+    with ac.open_file(src / "model.safetensors") as a, ac.open_file(tmp_path / "dst" / "model.safetensors") as b:
+        assert set(a) == set(b) and all(a[key].spec == b[key].spec for key in a)
+        assert all(a[key].decode().tobytes() == b[key].decode().tobytes() for key in a)
+
+
 def test_gguf(tmp_path):
     rng = np.random.default_rng(0)
     blocks = b"".join(
@@ -70,4 +81,4 @@ def test_gguf(tmp_path):
     with pytest.raises(ac.ArgumentError, match="is the folder of the input"):
         ac.convert(src, tmp_path, "dense", overwrite=True)
     with pytest.raises(ac.FormatError, match="GGUF"):
-        ac.compress(src, tmp_path / "c.safetensors")
+        ac.compress(src, tmp_path / "c.safetensors", mode="balanced")

@@ -24,7 +24,7 @@ from tests.checkpoints.support import normal
 jax = pytest.importorskip("jax")
 
 import jax.numpy as jnp  # noqa: E402
-from jax.sharding import NamedSharding, PartitionSpec, SingleDeviceSharding  # noqa: E402
+from jax.sharding import AxisType, NamedSharding, PartitionSpec, SingleDeviceSharding  # noqa: E402
 
 FLAG = "ARRAYCODEC_TEST_LOAD"
 UP, HEAD, EXPERTS = "layers.0.up.weight", "lm_head.weight", "layers.0.experts.up"
@@ -49,8 +49,9 @@ def foreign(folder: Path, scheme: str = "nf4-double", dtype: str = "bfloat16", r
 
 def native(path: Path) -> Path:
     """A container of ours: quantised, stacked, lossless, tied and plain tensors."""
-    stacked = ac.encode(normal(16, 64, seed=4), "nf4")
-    stacked = ac.Encoded(stacked.codec, stacked.spec, {n: np.stack([p] * 3) for n, p in stacked.planes.items()})
+    layers = [ac.encode(normal(15, 8, seed=seed), "nf4") for seed in range(8)]  # whose last blocks are short
+    planes = {name: np.stack([layer.planes[name] for layer in layers]) for name in layers[0].planes}
+    stacked = ac.Encoded(layers[0].codec, layers[0].spec, planes)
     tensors = {
         "a": ac.encode(normal(64, 128, dtype="bfloat16"), "nf4"), "b": stacked, "d": normal(7, 3, dtype="float16"),
         "c": ac.encode(normal(640, 64, dtype="bfloat16", seed=5), "lossless"), "i": np.arange(9, dtype=np.int32),
@@ -72,6 +73,19 @@ def test_a_foreign_checkpoint_in_every_framework(scheme: str, framework: str, tm
         for name, tensor in want.items():
             assert type(model[name]).__module__.partition(".")[0] == {"jax": "jaxlib"}.get(framework, framework)
             same_bits(ac.api.to_numpy(model[name]), tensor.decode(), name)
+
+
+@pytest.mark.parametrize("preset", ["W4A16", "NVFP4A16", "MXFP4A16", "FP8_BLOCK"])
+def test_compressed_tensors_in_jax(preset: str, tmp_path: Path) -> None:
+    (tmp_path / "dense").mkdir()
+    safetensors.save({UP: normal(256, 256, dtype="bfloat16")}, tmp_path / "dense/model.safetensors")
+    (tmp_path / "dense/config.json").write_text('{"dtype": "bfloat16"}')
+    ac.convert(tmp_path / "dense", tmp_path / "ct", "compressed-tensors", scheme=preset)
+    want = ac.load(tmp_path / "ct")[UP]
+    assert 0 < np.abs(want.astype(np.float32) - normal(256, 256)).mean() < 0.2
+    for encoded in (False, True):
+        got = ac.load(tmp_path / "ct", framework="jax", encoded=encoded)[UP]
+        same_bits(np.asarray(ac.decode(got) if encoded else got), want, f"encoded {encoded}")
 
 
 @pytest.mark.parametrize("framework", ["numpy", "torch", "jax"])
@@ -221,8 +235,9 @@ class TestSharded:
         columns = NamedSharding(line, PartitionSpec(None, None, "d"))
         path = native(tmp_path / "n.safetensors")
         for dtype in (None, "float16"):
-            got = ac.load(path, framework="jax", sharding={"b": columns}, dtype=dtype)["b"]
-            same_bits(np.asarray(got), ac.load(path, dtype=dtype)["b"], "stacked")
+            for sharding in (rows, columns):
+                got = ac.load(path, framework="jax", sharding={"b": sharding}, dtype=dtype)["b"]
+                same_bits(np.asarray(got), ac.load(path, dtype=dtype)["b"], "stacked")
         want = small_floats(tmp_path / "s.safetensors")
         columns = NamedSharding(line, PartitionSpec(None, "d"))
         rows = NamedSharding(jax.make_mesh((4, 2), ("x", "y")), PartitionSpec("x"))
@@ -260,14 +275,20 @@ class TestSharded:
 
     def test_planes_are_sharded_where_they_can_be(self, tmp_path: Path) -> None:
         line, _ = self.meshes()
-        rows = NamedSharding(line, PartitionSpec("d"))
-        for scheme, copied in (("nf4", set()), ("nf4-double", {"absmax.codes", "absmax.absmax", "absmax.offset"})):
+        auto = jax.make_mesh((8,), ("d",), axis_types=(AxisType.Auto,))  # explicit axes would want whole blocks
+        rows, columns = NamedSharding(line, PartitionSpec("d")), NamedSharding(auto, PartitionSpec(None, "d"))
+        nested = {"absmax.codes", "absmax.absmax", "absmax.offset"}
+        for scheme, sharding, copied in (
+            ("nf4", rows, set()),
+            ("nf4", columns, {"absmax"}),  # two blocks in a row, for eight devices
+            ("nf4-double", rows, nested),
+        ):
             folder = foreign(tmp_path / scheme, scheme)
-            model = ac.load(folder, framework="jax", sharding=rows, encoded=True)
+            model = ac.load(folder, framework="jax", sharding={UP: sharding}, encoded=True)
             for name, plane in model[UP].planes.items():
-                assert plane.sharding.mesh == rows.mesh
+                assert plane.sharding.mesh == sharding.mesh
                 assert plane.sharding.is_fully_replicated == (name in copied), name
-                assert name in copied or plane.sharding == rows
+                assert name in copied or plane.sharding == sharding
             same_bits(np.asarray(jax.jit(ac.decode)(model[UP])), ac.load(folder)[UP], scheme)
 
     def test_rows_are_decoded_once_and_only_those_asked_for(self, tmp_path: Path, monkeypatch: Any) -> None:

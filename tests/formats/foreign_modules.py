@@ -109,6 +109,21 @@ def int8(rng: np.random.Generator, rows: int, columns: int) -> tuple[Tensors, np
     return {"weight": codes, "weight_scale": scales}, weight.astype(ml_dtypes.bfloat16)
 
 
+def two_of_four(rng: np.random.Generator, rows: int, columns: int) -> tuple[Tensors, np.ndarray]:
+    """The tensors of SparseGPT's 2:4 weights as compressed-tensors 0.14 stored them, and the weight."""
+    kept = np.array([rng.permutation([1, 1, 0, 0]) for _ in range(rows * columns // 4)]).reshape(rows, columns) == 1
+    weight = np.where(kept, rng.standard_normal((rows, columns)) + 2, 0).astype(ml_dtypes.bfloat16)
+    bitmask = np.zeros((rows, -(-columns // 8)), np.uint8)
+    for row, column in zip(*np.nonzero(kept), strict=True):
+        bitmask[row, column // 8] |= 1 << (column % 8)
+    stored = {
+        "shape": np.array([[rows], [columns]], np.int64),
+        "compressed": weight[kept].reshape(rows, columns // 2),
+        "bitmask": bitmask,
+    }
+    return stored, weight
+
+
 def shuffled_groups(rng: np.random.Generator, columns: int, group: int) -> np.ndarray:
     """The group of each column where groups are not neighbours, as many columns in each."""
     return rng.permutation(np.arange(columns) // group)
@@ -126,7 +141,7 @@ def checkpoints() -> dict[str, tuple[Tensors, dict[str, Any], Tensors]]:
     ordered = gptq(rng, 32, 96, 3, 32, v1=False, g_idx=shuffled_groups(rng, 96, 32))
     awq_weight, fp4 = awq(rng, 32, 64, 32), nvfp4(rng, 8, 64)
     tensor, block = fp8(rng, (8, 32), None), fp8(rng, (40, 72), (16, 32))
-    w8a8 = int8(rng, 16, 32)
+    w8a8, sparse = int8(rng, 16, 32), two_of_four(rng, 16, 40)
     w8a8_config = {
         "quant_method": "compressed-tensors", "format": "int-quantized", "quantization_status": "compressed",
         "ignore": ["lm_head"],
@@ -203,6 +218,20 @@ def checkpoints() -> dict[str, tuple[Tensors, dict[str, Any], Tensors]]:
                 },
             },
             {"model.a.weight": block[2]},
+        ),
+        "sparsegpt": (
+            named("model.a", sparse[0]),
+            {
+                "torch_dtype": "bfloat16",
+                "quantization_config": {
+                    "quant_method": "compressed-tensors", "version": "0.9.4",
+                    "sparsity_config": {
+                        "format": "sparse-24-bitmask", "global_sparsity": 0.5, "ignore": ["lm_head"],
+                        "registry_requires_subclass": False, "sparsity_structure": "2:4", "targets": ["Linear"],
+                    },
+                },
+            },
+            {"model.a.weight": sparse[1]},
         ),
         "smoothquant": (
             named("model.a", w8a8[0]),

@@ -105,6 +105,12 @@ def test_smoothquant_is_w8a8_already(tmp_path: Path) -> None:
     assert wanted.items() <= group["input_activations"].items()
 
 
+def test_sparsegpt_is_two_of_four() -> None:
+    with check_fixture("sparsegpt") as model:
+        weight = model["model.a.weight"]
+        assert isinstance(weight.codec, ac.TwoFour) and weight.nbytes == 16 * 20 * 2 + 16 * 5 + 16
+
+
 @pytest.mark.level("full")
 @needs("compressed_tensors")
 def test_its_own_converters_store_the_same(tmp_path: Path) -> None:

@@ -174,6 +174,47 @@ def test_a_limit_of_memory(path: Path) -> None:
         assert model["norm.weight"].decode().size == 5
 
 
+# -- a model in several files
+
+
+def parts(folder: Path, numbers: tuple[int, ...] = (0, 1, 2), total: int = 19) -> Path:
+    """Three files with the tensors of `some_tensors`, and what they say of their number and of all."""
+    every, names = some_tensors(), list(some_tensors())
+    for k, number in enumerate(numbers):
+        entries = {
+            "split.no": (2, struct.pack("<H", number)),
+            "split.count": (2, struct.pack("<H", 3)),
+            "split.tensors.count": (5, struct.pack("<i", total)),
+        }
+        own = {name: every[name] for name in names[7 * k : 7 * k + 7]}
+        raw = gguf(own, (ENTRIES if not k else {"general.alignment": ENTRIES["general.alignment"]}) | entries)
+        (folder / f"m-{k + 1:05}-of-00003.gguf").write_bytes(raw)
+    return folder / "m-00002-of-00003.gguf"
+
+
+def test_a_model_in_several_files(tmp_path: Path, path: Path) -> None:
+    """Any of them may be named; all tensors are there, with the metadata of the first."""
+    with ac.open_checkpoint(parts(tmp_path, total=len(some_tensors()))) as model, ac.open_checkpoint(path) as whole:
+        assert list(model) == list(whole)
+        assert len(model.paths) == 3 and model.metadata["general.architecture"] == "llama"
+        for name, tensor in whole.items():
+            same_bits(model[name].decode(), tensor.decode(), name)
+    with pytest.raises(ac.ArgumentError, match="is closed"):
+        model["norm.weight"].decode()
+
+
+def test_parts_that_do_not_belong_together(tmp_path: Path) -> None:
+    with pytest.raises(ac.CorruptError, match=r"must have 19 tensors, got 20"):
+        ac.open_checkpoint(parts(tmp_path))
+    with pytest.raises(ac.CorruptError, match=r"00003-of-00003\.gguf: must be part 2 of 3, says it is \(1, 3\)"):
+        ac.open_checkpoint(parts(tmp_path, (0, 1, 1)))
+    lone = parts(tmp_path).rename(tmp_path / "model.gguf")
+    with pytest.raises(ac.FormatError, match=r"is a part of 3, and not named like model-00001-of-00003\.gguf"):
+        ac.open_checkpoint(lone)
+    with pytest.raises(FileNotFoundError, match=r"m-00002-of-00003\.gguf"):
+        ac.open_checkpoint(tmp_path / "m-00001-of-00003.gguf")
+
+
 # -- what is no GGUF file, or a broken one
 
 

@@ -203,7 +203,7 @@ def _alike(codec: Codec, chosen: Codec) -> bool:
             return Then(decoding(codec.outer), tuple(parts))
         return codec
 
-    return _fault(codec) is None 
+    return _fault(codec) is None and decoding(codec) == decoding(chosen)
 
 
 def _is_linear(name: str) -> bool:

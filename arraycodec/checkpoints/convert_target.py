@@ -1,0 +1,103 @@
+"""What a conversion was asked for, and the target that it makes of each folder's weights."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from arraycodec.checkpoints.convert_tensor import bare
+from arraycodec.checkpoints.policy import FLOATS
+from arraycodec.checkpoints.weights import Folder, Given, held
+from arraycodec.errors import ArgumentError
+from arraycodec.formats.config import Config, given_config
+from arraycodec.formats.dense import Dense
+from arraycodec.formats.layers import IGNORE, Layers, Scheme
+from arraycodec.formats.native import Native
+from arraycodec.formats.target import Target
+from arraycodec.spec import ArraySpec
+
+# target -> the scheme for what the source does not hold in one that is kept; None where there are no schemes
+SCHEMES = {"dense": None, "arraycodec": "nf4", "bitsandbytes": "nf4", "compressed-tensors": "W4A16"}
+FOREIGN = {
+    "bitsandbytes": ("bitsandbytes.target", "Bitsandbytes"),
+    "compressed-tensors": ("compressed_tensors.target", "CompressedTensors"),
+}
+LINEAR, HEAD = "Linear", "lm_head"
+CLASSES = (LINEAR, "Embedding")  # targets that may be named though a model has none of them
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What the user asks for: the format, and either `layers` with `ignore` or the `config` of the result."""
+
+    to: str
+    layers: Mapping[str, Scheme]
+    ignore: tuple[str, ...]
+    config: Config | None
+    dtype: str | None
+
+    @classmethod
+    def of(
+        cls, to: str, scheme: Scheme, layers: Mapping[str, Scheme] | None, ignore: Iterable[str] | None,
+        config: Given, dtype: str | None,
+    ) -> Wanted:  # fmt: skip
+        """What these arguments of `convert` mean together; ArgumentError where they make no sense."""
+        if to not in SCHEMES:
+            raise ArgumentError(f"convert: to must be one of {', '.join(SCHEMES)}, got {to!r}")
+        if dtype is not None and (to != Dense.name or dtype not in FLOATS):
+            raise ArgumentError(f"convert: dtype goes with to='dense' and is one of {', '.join(FLOATS)}, got {dtype!r}")
+        asked = scheme is not None or bool(layers) or ignore is not None
+        if to == Dense.name and (asked or config is not None):
+            told = "it takes no scheme, layers, ignore or config"
+            raise ArgumentError(f"convert: to 'dense' all weights are decoded: {told}")
+        if config is not None and (asked or to not in FOREIGN):
+            told = "no scheme, layers or ignore goes with it"
+            raise ArgumentError(f"convert: config says it all, for {' or '.join(FOREIGN)}: {told}")
+        found = dict(layers or {})
+        if scheme is not None:
+            found.setdefault(LINEAR, scheme)
+        ignored = IGNORE if ignore is None else (ignore,) if isinstance(ignore, str) else tuple(ignore)
+        return cls(to, found, ignored, None if config is None else given_config(config, None), dtype)
+
+    def target(self, folder: Folder, model: Mapping[str, Any]) -> Target:
+        """The target, set up for one folder; `model` is its config.json."""
+        if self.to == Dense.name:
+            return Dense()
+        if self.config is not None:
+            return _foreign(self.to).from_config(self.config.quantization, self.config.where)
+        described = folder.format == self.to == "compressed-tensors" and folder.config.quantization.get("config_groups")
+        if not self.layers and described:  # with activations, caches, transforms
+            return _foreign(self.to).from_config(folder.config.quantization, folder.config.where)
+        # A tied head is the embedding, however often its bytes are stored.
+        ignore = (*self.ignore, HEAD) if _tied(model) and HEAD not in self.ignore else self.ignore
+        if self.layers or _keeps(self._made({}, ignore), folder):
+            return self._made(self.layers, ignore)
+        return self._made({LINEAR: SCHEMES[self.to]}, ignore)
+
+    def check(self, specs: Mapping[str, ArraySpec]) -> None:
+        """ArgumentError for a target of `layers` that none of these tensors has."""
+        Layers(self.layers).check(specs, also=CLASSES)
+
+    def _made(self, layers: Mapping[str, Scheme], ignore: tuple[str, ...]) -> Target:
+        return Native(Layers(layers, ignore)) if self.to == Native.name else _foreign(self.to).of(layers, ignore)
+
+
+def _keeps(target: Target, folder: Folder) -> bool:
+    """Whether there is a weight whose codec the target holds."""
+    for name, (_, tensor) in folder.tensors.items():
+        codec = held(tensor) if isinstance(target, Native) else bare(held(tensor))
+        if codec is not None and target.decide(name, tensor.spec, codec).codec is not None:
+            return True
+    return False
+
+
+def _foreign(to: str) -> Any:
+    module, name = FOREIGN[to]
+    return getattr(importlib.import_module(f"arraycodec.formats.{module}"), name)
+
+
+def _tied(model: Mapping[str, Any]) -> bool:
+    inner = model.get("text_config")
+    return bool(model.get("tie_word_embeddings") or (isinstance(inner, Mapping) and inner.get("tie_word_embeddings")))
