@@ -111,7 +111,7 @@ def _run(
     names = [*(shard.name for shard in shards), *configs, *files.copied, *tree.indexes]
     if not overwrite:
         refuse_existing(map(files.path, names))
-    done, sizes = Done(sum(item.tensor.spec.nbytes for shard in shards for item in shard.items), progress), []
+    done, sizes = Done(sum(item.tensor.spec.nbytes for shard in shards for item in shard.kept), progress), []
     folders = _missing_folders(files, names)
     try:
         with undone_on_failure(overwrite) as written:

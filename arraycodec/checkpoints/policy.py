@@ -34,8 +34,8 @@ class Policy:
     >>> policy = Policy("nf4", exclude=("*embed*",))
     >>> policy.decide("model.embed_tokens.weight", "bfloat16", (32000, 4096)).reason
     'excluded by *embed*'
-    >>> policy.decide("model.layers.0.mlp.up_proj.weight", "bfloat16", (11008, 4096))
-    Decision(codec=Codebook(table='nf4', block_size=64, flavour=None, offset=False), reason='bfloat16 matrix')
+    >>> policy.decide("model.layers.0.mlp.up_proj.weight", "bfloat16", (11008, 4096)).codec
+    Codebook(table='nf4', block_size=64, flavour=None, offset=False)
     """
 
     scheme: str | Codec

@@ -73,11 +73,15 @@ def test_the_index_is_that_of_the_result(src, tmp_path):
 
 
 def test_no_byte_depends_on_jobs(src, tmp_path):
-    found = []
+    found, told = [], []
     for jobs in (1, 3):
-        ac.convert(src, tmp_path / str(jobs), "compressed-tensors", scheme="NVFP4A16", jobs=jobs)
-        found.append(listing(tmp_path / str(jobs)))
+        dst = tmp_path / str(jobs)
+        ac.convert(src, dst, "compressed-tensors", scheme="NVFP4A16", jobs=jobs, progress=lambda *now: told.append(now))
+        found.append(listing(dst))
     assert found[0] == found[1]
+    assert len(told) == 2 * 18 and told[17][0] == told[17][1] == sum(
+        x.nbytes for s in llama().values() for x in s.values()
+    )
 
 
 def test_a_dry_run_foretells_and_writes_nothing(src, tmp_path):

@@ -438,7 +438,9 @@ def test_files_both_ways_with_the_library(tmp_path: Path) -> None:
                     x = (
                         two_four(x)
                         if format == SPARSE_24
-                        else np.where(np.arange(x.size).reshape(shape) % 7 % 3, x, -x * 0)
+                        else np.where(
+                            np.arange(x.size).reshape(shape) % 7 % 3, x, x.dtype.type(-0.0) if x.dtype != np.int8 else 0
+                        )
                     )
                     x = x.astype(ac.ArraySpec((1,), dtype).numpy_dtype)
                     given[f"{dtype}.{'x'.join(map(str, shape))}.{distribution}.weight"] = x
