@@ -119,10 +119,9 @@ class ArraySpec:
     @property
     def known_shape(self) -> tuple[int, ...]:
         """The shape, once no axis is open any more."""
-        known = tuple(axis for axis in self.shape if axis is not None)
-        if len(known) != len(self.shape):
+        if not self.fixed:
             raise FormatError(f"ArraySpec: shape {self.shape} has an axis whose length depends on the data")
-        return known
+        return self.shape  # type: ignore[return-value]  # it holds no None
 
     @property
     def numpy_dtype(self) -> np.dtype[Any]:

@@ -36,7 +36,7 @@ ROOT = Path(__file__).parents[1]
 # Pages about files: their vectors are bytes of these, not arrays.
 ELSEWHERE = {  # what these tell of are files, not arrays
     "awq.md", "bitsandbytes.md", "block_fp8.md", "compressed_tensors.md", "container.md", "frame.md", "gptq.md",
-    "modelopt.md",
+    "marlin_24.md", "modelopt.md", "sparse_bitmask.md",
 }  # fmt: skip
 SECTIONS = (
     "Parameters", "Planes", "Encoding", "Decoding", "Edge cases", "Compatibility", "Vectors", "Version history",

@@ -10,12 +10,13 @@ from typing import Any
 from arraycodec.base import Codec
 from arraycodec.checkpoints.report import codec_label, total
 
-# What becomes of a tensor. All but the last three are exact: the numbers are those that the source stands for.
+# What becomes of a tensor. All but the last four are exact: the numbers are those that the source stands for.
 HOW = {
     "copied": "plain before and after",
     "kept": "its codes and scales are passed on as they are",
     "decoded": "stored as the array that its codes stand for",
     "encoded": "was plain",
+    "inverted": "passed on, but for a scale that is stored as its reciprocal, rounded",
     "re-encoded": "decoded, then encoded with another codec",
     "cast": "rounded to another dtype",
     "dropped": "belongs to the source's quantisation alone",

@@ -10,7 +10,7 @@ from arraycodec.base import Codec
 from arraycodec.checkpoints.conversion import Conversion
 from arraycodec.checkpoints.convert_files import Files, config_bytes, files_of, index_bytes, model_of, write
 from arraycodec.checkpoints.convert_plan import Part, plan_folder
-from arraycodec.checkpoints.convert_target import FOREIGN, Wanted
+from arraycodec.checkpoints.convert_target import FOREIGN, Wanted, as_target_sees
 from arraycodec.checkpoints.convert_write import Shard, head_bytes, write_shard
 from arraycodec.checkpoints.files import copy, refuse_existing, undone_on_failure
 from arraycodec.checkpoints.pipeline import Done, Progress, using
@@ -75,6 +75,7 @@ def convert(
         parts = []
         for folder in folders:
             model = model_of(tree.root / folder.name / CONFIG)
+            folder = as_target_sees(folder, to)
             parts.append(plan_folder(folder, wanted.target(folder, model), model, dtype, dry_run))
         items = [item for part in parts for item in part.items]
         wanted.check({item.name: item.tensor.spec for item in items})
@@ -102,7 +103,7 @@ def _run(
     progress: Progress | None,
 ) -> list[tuple[str, int, int | None]]:  # fmt: skip
     """Write everything; the name and size of every file of weights, before and after."""
-    before = {shard.file: tree.path(shard.file).stat().st_size for shard in shards}
+    before = {shard.file: shard.container.file_bytes for shard in shards}
     if dry_run:
         for shard in shards:
             shard.rows = [item.row(item.after, tuple(item.layout or (item.name,))) for item in shard.items]
@@ -172,9 +173,6 @@ def _notes(files: Files, parts: list[Part]) -> list[str]:
         notes.append(f"weights of other formats are not copied: {', '.join(files.left)}")
     dropped = [item.name for part in parts for item in part.items if item.how == "dropped"]
     if dropped:
-        told = f"{parts[0].target.name} has no place for {len(dropped)} scales of activations and caches, which are"
+        told = f"the result says nothing of {len(dropped)} scales of activations and caches, which are"
         notes.append(f"{told} dropped: {dropped[0]}" + (", ..." if len(dropped) > 1 else ""))
-    rotated = any(part.folder.config.quantization.get("transform_config") for part in parts)
-    if rotated and parts[0].target.name != "compressed-tensors":
-        notes.append("the model of the source rotates activations (transform_config), which the result does not say")
     return notes

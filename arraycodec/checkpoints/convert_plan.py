@@ -21,11 +21,12 @@ from arraycodec.containers.checks import shown
 from arraycodec.containers.frame import frame_size
 from arraycodec.containers.view import TensorView
 from arraycodec.errors import ArgumentError
+from arraycodec.formats.compressed_tensors.activations import InputScale
+from arraycodec.formats.compressed_tensors.transforms import online
+from arraycodec.formats.config import KEYS
 from arraycodec.formats.modules import calibrated
 from arraycodec.formats.native import Native
-from arraycodec.formats.target import Target
-
-CALIBRATED = ("arraycodec", "compressed-tensors")  # targets that have a place for scales of activations and caches
+from arraycodec.formats.target import Decision, Target
 
 
 @dataclass
@@ -46,9 +47,13 @@ def plan_folder(folder: Folder, target: Target, model: Mapping[str, Any], dtype:
     """
     items = []
     for name, (file, tensor) in folder.tensors.items():
-        items.append(_item(folder, target, file, name, tensor, dtype))
+        items.append(_item(target, file, name, tensor, dtype))
     decisions = {item.name: item.decision for item in items}
-    config = target.config(dict(model), decisions)
+    with located(Path(next(iter(folder.files.values())).path).parent):
+        config = target.config(dict(model), decisions)
+        _check_rotated(folder, target, config)
+    if folder.format != PLAIN:
+        items = [_dropped(item, target, decisions) if calibrated(item.name) else item for item in items]
     if dtype is not None:
         config = _with_dtype(config, dtype)
     items = _shared(target, items)
@@ -57,14 +62,12 @@ def plan_folder(folder: Folder, target: Target, model: Mapping[str, Any], dtype:
     return Part(folder, target, items, config)
 
 
-def _item(folder: Folder, target: Target, file: str, name: str, tensor: TensorView, dtype: str | None) -> Item:
+def _item(target: Target, file: str, name: str, tensor: TensorView, dtype: str | None) -> Item:
     source = held(tensor) if isinstance(target, Native) else bare(held(tensor))
     spec = tensor.spec
     with located(Path(tensor.path)):
         decision = target.decide(name, spec, source)
     codec = decision.codec
-    if folder.format != PLAIN and target.name not in CALIBRATED and calibrated(name):
-        return Item(file, name, tensor, source, replace(decision, codec=None, reason="of activations"), "dropped", spec)
     if codec is None:
         if dtype is not None and spec.dtype in FLOATS and spec.dtype != dtype:
             reason = f"{decision.reason}, rounded to {dtype}"
@@ -72,12 +75,34 @@ def _item(folder: Folder, target: Target, file: str, name: str, tensor: TensorVi
                 file, name, tensor, source, replace(decision, reason=reason), "cast", replace(spec, dtype=dtype)
             )
         how = "copied" if getattr(tensor, "codec", None) is None else "decoded"
+        how = "inverted" if isinstance(tensor, InputScale) and tensor.inverted else how
     elif codec == source:
-        how = "kept"
+        how = "inverted" if decision.rounds else "kept"
     else:
         how = "encoded" if source is None or source.lossless else "re-encoded"
         spec = replace(spec, dtype=decision.dtype or spec.dtype)
     return Item(file, name, tensor, source, decision, how, spec)
+
+
+def _dropped(item: Item, target: Target, decisions: Mapping[str, Decision]) -> Item:
+    """A scale of activations or caches, dropped where the result has no place for it."""
+    if item.codec is not None or target.carries(item.name, decisions):
+        return item
+    reason = "of activations, of which the result says nothing"
+    return replace(item, decision=replace(item.decision, reason=reason), how="dropped", spec=item.tensor.spec)
+
+
+def _check_rotated(folder: Folder, target: Target, config: Mapping[str, Any]) -> None:
+    """ArgumentError where the model turns activations while it runs, and the result would not say so."""
+    rotations = folder.config.quantization.get("transform_config")
+    if not rotations or (config.get(KEYS[0]) or {}).get("transform_config") == rotations:
+        return
+    where = f"{folder.config.where}: transform_config"
+    if uses := online(rotations, where):
+        raise ArgumentError(
+            f"{where}: turns activations while the model runs ({', '.join(uses)}), of which {target.name} has no word: "
+            "the weights alone would be another model; to compressed-tensors it is passed on"
+        )
 
 
 def _sized(target: Target, item: Item, dry_run: bool) -> Item:

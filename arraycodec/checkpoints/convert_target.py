@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from arraycodec.checkpoints.convert_tensor import bare
 from arraycodec.checkpoints.policy import FLOATS
 from arraycodec.checkpoints.weights import Folder, Given, held
 from arraycodec.errors import ArgumentError
+from arraycodec.formats.bitsandbytes.target import Bitsandbytes
+from arraycodec.formats.compressed_tensors.activations import as_stored, inputs
+from arraycodec.formats.compressed_tensors.target import CompressedTensors
 from arraycodec.formats.config import Config, given_config
 from arraycodec.formats.dense import Dense
 from arraycodec.formats.layers import IGNORE, Layers, Scheme
@@ -20,10 +22,7 @@ from arraycodec.spec import ArraySpec
 
 # target -> the scheme for what the source does not hold in one that is kept; None where there are no schemes
 SCHEMES = {"dense": None, "arraycodec": "nf4", "bitsandbytes": "nf4", "compressed-tensors": "W4A16"}
-FOREIGN = {
-    "bitsandbytes": ("bitsandbytes.target", "Bitsandbytes"),
-    "compressed-tensors": ("compressed_tensors.target", "CompressedTensors"),
-}
+FOREIGN = {target.name: target for target in (Bitsandbytes, CompressedTensors)}
 LINEAR, HEAD = "Linear", "lm_head"
 CLASSES = (LINEAR, "Embedding")  # targets that may be named though a model has none of them
 
@@ -66,22 +65,23 @@ class Wanted:
         if self.to == Dense.name:
             return Dense()
         if self.config is not None:
-            return _foreign(self.to).from_config(self.config.quantization, self.config.where)
+            return FOREIGN[self.to].from_config(self.config.quantization, self.config.where)
         described = folder.format == self.to == "compressed-tensors" and folder.config.quantization.get("config_groups")
         if not self.layers and described:  # with activations, caches, transforms
-            return _foreign(self.to).from_config(folder.config.quantization, folder.config.where)
+            return CompressedTensors.from_config(folder.config.quantization, folder.config.where)
         # A tied head is the embedding, however often its bytes are stored.
         ignore = (*self.ignore, HEAD) if _tied(model) and HEAD not in self.ignore else self.ignore
-        if self.layers or _keeps(self._made({}, ignore), folder):
-            return self._made(self.layers, ignore)
-        return self._made({LINEAR: SCHEMES[self.to]}, ignore)
+        found = self._made(self.layers, ignore)
+        if not self.layers and not _keeps(found, folder):
+            found = self._made({LINEAR: SCHEMES[self.to]}, ignore)
+        return _described(found, folder) if isinstance(found, CompressedTensors) else found
 
     def check(self, specs: Mapping[str, ArraySpec]) -> None:
         """ArgumentError for a target of `layers` that none of these tensors has."""
         Layers(self.layers).check(specs, also=CLASSES)
 
     def _made(self, layers: Mapping[str, Scheme], ignore: tuple[str, ...]) -> Target:
-        return Native(Layers(layers, ignore)) if self.to == Native.name else _foreign(self.to).of(layers, ignore)
+        return Native(Layers(layers, ignore)) if self.to == Native.name else FOREIGN[self.to].of(layers, ignore)
 
 
 def _keeps(target: Target, folder: Folder) -> bool:
@@ -93,9 +93,22 @@ def _keeps(target: Target, folder: Folder) -> bool:
     return False
 
 
-def _foreign(to: str) -> Any:
-    module, name = FOREIGN[to]
-    return getattr(importlib.import_module(f"arraycodec.formats.{module}"), name)
+def as_target_sees(folder: Folder, to: str) -> Folder:
+    """The folder with scales of activations as the target stores them."""
+    if to != CompressedTensors.name:
+        return folder
+    seen = as_stored(folder.format, folder.views)
+    files = [file for file, _ in folder.tensors.values()]
+    return replace(folder, tensors={name: (file, seen[name]) for file, name in zip(files, seen, strict=True)})
+
+
+def _described(target: CompressedTensors, folder: Folder) -> CompressedTensors:
+    """With what the source's configuration says of activations that goes with its weights."""
+    if target.quantization is None:
+        return replace(target, inputs=inputs(folder.format, folder.config, folder.views))
+    if (rotations := folder.config.quantization.get("transform_config")) and folder.format == target.name:
+        return replace(target, quantization=replace(target.quantization, transform_config=rotations))
+    return target
 
 
 def _tied(model: Mapping[str, Any]) -> bool:

@@ -19,6 +19,8 @@ from arraycodec.errors import NonFiniteError
 from arraycodec.formats.target import Decision
 from arraycodec.spec import ArraySpec, numpy_dtype
 
+PASSED = ("kept", "inverted")  # of `conversion.HOW`: nothing is decoded
+
 
 @dataclass(frozen=True)
 class Item:
@@ -52,7 +54,7 @@ class Item:
     @property
     def cost(self) -> int:
         """The bytes that it takes in memory while it is made."""
-        decoded = 0 if self.how == "kept" else self.tensor.spec.nbytes
+        decoded = 0 if self.how in PASSED else self.tensor.spec.nbytes
         stored = 0 if self.how in ("copied", "encoded", "cast") else self.tensor.nbytes
         return decoded + stored + (0 if self.how == "copied" else self.after or self.spec.nbytes)
 
@@ -74,7 +76,7 @@ def made(item: Item) -> Encoded | np.ndarray:
     with located(Path(tensor.path), item.name):
         if codec is None:
             return _plain(item)
-        if item.how == "kept":
+        if item.how in PASSED:
             kept = bare_planes(tensor.encoded(), codec)
             api.check_finite(kept)
             return kept

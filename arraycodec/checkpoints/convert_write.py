@@ -93,7 +93,8 @@ def _foreign(shard: Shard, items: dict[str, Item], path: Path, jobs: int, overwr
     header = make_header(shard.specs, shard.metadata, align=shard.target.align)
     with SafetensorsWriter(path, header, overwrite=overwrite) as writer:
         for item, value in _made(items, [*items], jobs):
-            stored = {item.name: value} if isinstance(value, np.ndarray) else shard.target.arrays(item.name, value)
+            with located(Path(item.tensor.path), item.name):
+                stored = {item.name: value} if isinstance(value, np.ndarray) else shard.target.arrays(item.name, value)
             del value  # its arrays are gone as soon as they are written
             if set(stored) != set(item.layout or {}):
                 raise ArgumentError(f"{path}: {item.name}: planned are {[*(item.layout or {})]}, got {[*stored]}")

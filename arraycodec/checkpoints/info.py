@@ -144,7 +144,7 @@ def info(
             notes += [folder.unread] if folder.unread else []
             for name, container in folder.files.items():
                 sha256 = container.source.sha256 if container.source else None
-                size = tree.path(name).stat().st_size
+                size = container.file_bytes
                 deltas = any(tensor.needs_base for tensor in container.values())
                 made_with = container.made_with.name if container.made_with and deltas else None
                 told = {key: str(value) for key, value in container.metadata.items() if isinstance(value, SCALARS)}

@@ -176,7 +176,8 @@ def _compresses(name: str, array: np.ndarray, codec: Codec) -> bool:
         return True
     if array.ndim != 2 or array.shape[-1] % GROUP:
         return False
-    return all((kept.reshape(-1, GROUP).sum(axis=1, dtype=np.uint8) <= GROUP // 2).all() for kept in _kept(array))
+    fours = (kept.view(np.uint32) for kept in _kept(array))  # sums of four bytes of 0 and 1, in the highest byte
+    return not any((four * np.uint32(0x01010101) >= (GROUP // 2 + 1) << 24).any() for four in fours)
 
 
 def _kept(array: np.ndarray) -> Iterator[np.ndarray]:

@@ -14,6 +14,7 @@ from arraycodec.containers.checks import shown
 from arraycodec.containers.reader import Container, LazyTensor, open_file
 from arraycodec.containers.shards import INDEX_SUFFIX, SUFFIX, read_index
 from arraycodec.errors import ArgumentError, ArrayCodecError
+from arraycodec.formats.gguf import model_in
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Tree:
 def scan(path: str | os.PathLike[str]) -> Tree:
     """The checkpoint at `path`: a file, a folder (with its subfolders), or the `*.index.json` in a folder.
 
-    Hidden folders (`.git`, `.cache`) are no part of it.
+    Hidden folders (`.git`, `.cache`) are no part of it. A folder without safetensors that holds one GGUF model is it.
     """
     path = Path(path)
     if path.is_file() and path.name.endswith(INDEX_SUFFIX):
@@ -54,6 +55,8 @@ def scan(path: str | os.PathLike[str]) -> Tree:
     weights = tuple(name for name in names if name.endswith(SUFFIX))
     indexes = tuple(name for name in names if name.endswith(SUFFIX + INDEX_SUFFIX))
     if not weights:
+        if (model := model_in(path)) is not None:
+            return Tree(path, True, (model.name,))
         raise ArgumentError(f"{path}: no {SUFFIX} file in this folder")
     others = tuple(name for name in names if name not in {*weights, *indexes})
     return Tree(path, False, weights, others, indexes)

@@ -44,6 +44,11 @@ class Folder:
     tensors: Mapping[str, tuple[str, TensorView]]
     unread: str | None = None
 
+    @property
+    def views(self) -> dict[str, TensorView]:
+        """The tensors by name."""
+        return {name: tensor for name, (_, tensor) in self.tensors.items()}
+
 
 @contextmanager
 def opened_weights(

@@ -9,7 +9,10 @@ from arraycodec.checkpoints.report import short_label, total
 from arraycodec.cli.render import cell, console, dimensions, grouped, size, table, times
 from arraycodec.cli.views import labelled
 
-STYLES = {"kept": "green", "encoded": "green", "re-encoded": "yellow", "cast": "yellow", "dropped": "yellow"}
+STYLES = {
+    "kept": "green", "encoded": "green",
+    "inverted": "yellow", "re-encoded": "yellow", "cast": "yellow", "dropped": "yellow",
+}  # fmt: skip
 
 
 def converted(found: Conversion, every: bool = False) -> None:

@@ -52,6 +52,11 @@ class Container(Mapping[str, LazyTensor]):
         if file is not None:
             self._opened.callback(file.close)
 
+    @property
+    def file_bytes(self) -> int:
+        """The bytes of its files."""
+        return sum(os.stat(path).st_size for path in self.paths)
+
     def close(self) -> None:
         """Close the files; arrays already read stay valid, tensors not yet read cannot be read any more."""
         self._opened.close()

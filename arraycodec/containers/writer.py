@@ -218,8 +218,9 @@ def save_file(
 ) -> None:
     """Write Encoded values and plain arrays of any framework to one container file, atomically.
 
-    The file is a valid safetensors file in which every tensor keeps its name. NonFiniteError where a lossy codec met
-    NaN or infinity. overwrite=False raises FileExistsError instead of replacing.
+    The file is a valid safetensors file in which every tensor keeps its name. A mapping that makes its values when they
+    are asked for is asked for each of them twice, and one is held at a time: for its shape, and to store it.
+    NonFiniteError where a lossy codec met NaN or infinity. overwrite=False raises FileExistsError instead of replacing.
 
     >>> import numpy as np, tempfile, arraycodec as ac
     >>> path = tempfile.mkdtemp() + "/m.safetensors"
@@ -228,15 +229,13 @@ def save_file(
     >>> {name: array.shape for name, array in ac.load_file(path).items()}
     {'w': (256,), 'step': ()}
     """
-    for value in tensors.values():
+    plan: list[tuple[str, ArraySpec, Stored]] = []
+    for name, value in tensors.items():
         if isinstance(value, Encoded):
             api.validate(value)
-    plan = [
-        (name, ArraySpec(value.batch_shape + value.spec.known_shape, value.spec.dtype), value.codec)
-        if isinstance(value, Encoded)
-        else (name, spec_of(api.to_numpy(value)), None)
-        for name, value in tensors.items()
-    ]
+            plan.append((name, ArraySpec(value.batch_shape + value.spec.known_shape, value.spec.dtype), value.codec))
+        else:
+            plan.append((name, spec_of(api.to_numpy(value)), None))
     with Writer(path, plan, metadata=metadata, overwrite=overwrite) as writer:
         for name in writer.order:
             writer.add(name, tensors[name])

@@ -13,6 +13,7 @@ from arraycodec import registry
 from arraycodec.containers import checks
 from arraycodec.containers.lazy import LazyTensor
 from arraycodec.containers.reader import Container, open_file
+from arraycodec.containers.shards import SUFFIX
 from arraycodec.containers.view import Reading, TensorView
 from arraycodec.errors import FormatError
 from arraycodec.formats.config import Config, given_config, read_config
@@ -79,7 +80,8 @@ def open_checkpoint(
     name they had in the model: it decodes, gives an Encoded, and is sliced like any other. FormatError for a format
     that is not known: never a tensor that is not the weight.
 
-    path    a folder, a safetensors file, its `*.index.json`, or a GGUF file
+    path    a folder, a safetensors file, its `*.index.json`, or a GGUF file; a folder without safetensors may hold
+            one GGUF model
     config  a quantization_config, a config.json that holds one, or the path of either; by default that of the folder.
 
     The other arguments are those of `open_file`, which gives stored tensors as they are.
@@ -94,8 +96,11 @@ def open_checkpoint(
     registry.framework(framework)  # fail here, not at the first tensor
     path = Path(path)
     how = Reading(framework, device, verify, max_bytes)
-    if path.name.endswith(GGUF):
-        return importlib.import_module("arraycodec.formats.gguf").open_gguf(path, how)
+    gguf = importlib.import_module("arraycodec.formats.gguf")
+    if path.is_dir() and not any(path.glob(f"*{SUFFIX}")):
+        path = gguf.model_in(path) or path
+    if path.name.endswith(GGUF) and not path.is_dir():
+        return gguf.open_gguf(path, how)
     folder = path if path.is_dir() else path.parent
     with ExitStack() as opened:
         raw = opened.enter_context(open_file(path, verify=verify, max_bytes=max_bytes, base=base))

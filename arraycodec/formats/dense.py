@@ -27,6 +27,10 @@ class Dense:
         """Plain, whatever the source has."""
         return Decision(None, "plain" if codec is None else "decoded")
 
+    def carries(self, name: str, decisions: Mapping[str, Decision]) -> bool:
+        """No: nothing in it is quantised."""
+        return False
+
     def fused(self, names: Sequence[str]) -> list[tuple[str, ...]]:
         """None: nothing is encoded."""
         return []

@@ -6,6 +6,7 @@ import os
 import re
 from contextlib import ExitStack
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NoReturn
 
@@ -19,7 +20,7 @@ from arraycodec.containers.reader import Container
 from arraycodec.containers.references import References
 from arraycodec.containers.view import Reading, TensorView
 from arraycodec.errors import CorruptError, FormatError
-from arraycodec.formats.checkpoint import Checkpoint
+from arraycodec.formats.checkpoint import GGUF, Checkpoint
 from arraycodec.formats.config import Config
 from arraycodec.formats.gguf_file import PLAIN, GgufFile, Tensor
 from arraycodec.formats.translated import Translated, Weight
@@ -37,6 +38,22 @@ class Blocks(Translated):
         blocks = self.parts["blocks"]
         with checks.from_file(self.where):
             return self.codec.read(lambda _, piece: blocks._elements(piece.start, piece.stop), self.spec, start, stop)
+
+
+def model_in(folder: Path) -> Path | None:
+    """The GGUF file to open of a folder: its only one, or the first part of its only model; None where it has none.
+
+    FormatError where there are several models, or parts without the first one.
+    """
+    files = sorted(path for path in folder.iterdir() if path.name.endswith(GGUF) and not path.name.startswith("."))
+    matched = {path: PART.fullmatch(path.name) for path in files}
+    models = {
+        (found["stem"], found["count"]) if found else path.name: path for path, found in reversed(matched.items())
+    }
+    if len(models) > 1:
+        told = ", ".join(checks.shown(path.name) for path in sorted(models.values()))
+        raise FormatError(f"{folder}: must hold one model, or its file be named, got {told}")
+    return next(iter(models.values()), None)
 
 
 def open_gguf(path: str | os.PathLike[str], how: Reading) -> Checkpoint:

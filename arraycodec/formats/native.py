@@ -51,6 +51,10 @@ class Native:
             raise ArgumentError(f"tensor {checks.shown(name)}: {error}; ignore it, or give it another scheme") from None
         return Decision(wanted, f"{target}: {label}")
 
+    def carries(self, name: str, decisions: Mapping[str, Decision]) -> bool:
+        """Yes: containers hold every tensor."""
+        return True
+
     def fused(self, names: Sequence[str]) -> list[tuple[str, ...]]:
         """The sets of weights in NVFP4 among these."""
         return fused_sets(names)

@@ -17,11 +17,13 @@ class Decision:
     """What becomes of one tensor: its codec (None: it stays plain), and why.
 
     dtype   what the array is cast to before it is encoded, where the format's own writer does so
+    rounds  the planes are those of the source but for a scale that the format stores in another form, rounded
     """
 
     codec: Codec | None
     reason: str
     dtype: str | None = None
+    rounds: bool = False
 
 
 class Target(Protocol):
@@ -38,6 +40,10 @@ class Target(Protocol):
 
     def decide(self, name: str, spec: ArraySpec, codec: Codec | None) -> Decision:
         """The codec to store a tensor in; `codec` is what the source holds it in (None: plain)."""
+        ...
+
+    def carries(self, name: str, decisions: Mapping[str, Decision]) -> bool:
+        """Whether a scale of activations or of a cache (`modules.calibrated`) has a place in the result."""
         ...
 
     def fused(self, names: list[str]) -> list[tuple[str, ...]]:

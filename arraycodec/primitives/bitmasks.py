@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -37,7 +38,7 @@ class Rows(NamedTuple):
 def rows_of(spec: ArraySpec) -> Rows:
     """The rows of an array; one without axes is a row of one element."""
     *leading, columns = spec.known_shape or (1,)
-    return Rows(int(np.prod(leading, dtype=np.int64)), columns)
+    return Rows(math.prod(leading), columns)
 
 
 def bitmask_spec(spec: ArraySpec) -> ArraySpec:

@@ -103,7 +103,7 @@ def _fits(sharding: NamedSharding, shape: tuple[int, ...]) -> bool:
 
 
 def _check_dtype(dtype: np.dtype[Any]) -> None:
-    if dtype.name.startswith("float6"):
+    if dtype.name.startswith("float6_"):
         raise UnsupportedByBackend(f"jax: has no {dtype.name} arrays; dtype= gives one of a wider float")
     if jax.dtypes.canonicalize_dtype(dtype) != dtype.newbyteorder("="):
         raise UnsupportedByBackend(f"jax: {dtype} arrays need jax.config.update('jax_enable_x64', True)")

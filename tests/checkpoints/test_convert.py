@@ -163,11 +163,12 @@ def test_the_configuration(src, tmp_path):
 
 def test_scales_of_activations(tmp_path):
     shards = llama()
-    names = ["model.layers.0.mlp.down_proj.input_scale", "model.layers.0.self_attn.k_scale"]
+    names = ["model.layers.0.mlp.down_proj.input_scale", "model.layers.0.self_attn.o_proj.input_scale"]
     for name in names:
         shards[SHARDS[0]][name] = np.ones(1, np.float32)
     src = write_llama(tmp_path / "src", shards)
-    ac.convert(src, w8 := tmp_path / "w8", "compressed-tensors", scheme="W8A8")
+    layers = {"Linear": "W8A8"} | {name.removesuffix(".input_scale"): "FP8" for name in names}
+    ac.convert(src, w8 := tmp_path / "w8", "compressed-tensors", layers=layers)
     for to, kept in (("arraycodec", True), ("compressed-tensors", True), ("dense", False), ("bitsandbytes", False)):
         report = ac.convert(w8, dst := tmp_path / to, to)
         assert all((name in bits(dst)) == kept for name in names)

@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from arraycodec.primitives.memory import bits
 
 ROUNDS = 7
 FORMATS = ("sparse-bitmask", "sparse-24-bitmask")
+Tensors = dict[str, np.ndarray[Any, Any]]
 
 
 def pruned(x: np.ndarray[Any, Any], format: str) -> np.ndarray[Any, Any]:
@@ -58,7 +60,7 @@ def memory(what: str, dense: str, path: str, format: str) -> None:
     ac.save_compressed({"w.weight": small}, f"{path}.warm", format)  # compiled kernels are no part of it
     for _ in ac.load_compressed(f"{path}.warm"):
         pass
-    given = {name: array for name, array in ac.load_compressed(dense)} if what == "save" else {}
+    given = dict(ac.load_compressed(dense)) if what == "save" else {}
 
     def run() -> None:
         if what == "save":
@@ -71,57 +73,70 @@ def memory(what: str, dense: str, path: str, format: str) -> None:
 
 
 def main(source: Path) -> None:
-    import compressed_tensors
     import torch
-    from compressed_tensors import Sparse24BitMaskConfig
-    from compressed_tensors.compressors import BitmaskCompressor, Sparse24BitMaskCompressor
 
-    from arraycodec_conformance.oracles import to_torch
-
-    print(f"compressed-tensors {compressed_tensors.__version__}, torch {torch.__version__}, {source.name}")
+    print(f"compressed-tensors {version('compressed-tensors')}, torch {torch.__version__}, {source.name}")
     model = {name: np.array(array) for name, array in ac.load_file(source).items()}
     for format in FORMATS:
         tensors = {name: pruned(x, format) if is_matrix(name, x) else x for name, x in model.items()}
-        matrices = {name: x for name, x in tensors.items() if is_matrix(name, x)}
-        size, largest = sum(x.nbytes for x in matrices.values()), max(x.nbytes for x in tensors.values())
         with tempfile.TemporaryDirectory() as folder:
-            dense, path = f"{folder}/dense.safetensors", f"{folder}/model.safetensors"
-            ac.save_compressed(tensors, dense, "dense")
-            ac.save_compressed(tensors, path, format)
-            found = dict(ac.load_compressed(path, format))
-            assert set(found) == set(tensors)
-            assert all(np.array_equal(bits(found[name]), bits(x)) for name, x in tensors.items())
-            a, b = Path(path).stat().st_size, Path(dense).stat().st_size
-            print(f"{format}: {len(tensors)} tensors, {a} of {b} bytes ({a / b:.4f}), equal bits; largest {largest}")
-            for what in ("save", "load"):
-                command = [sys.executable, __file__, what, dense, path, format]
-                peak = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-                print(
-                    f"  {what}: {peak / 1e6:.1f} MB at the peak beyond what was there, {peak / largest:.2f} x the largest"
-                )
-            states = {name: to_torch(x) for name, x in matrices.items()}
-            config: Any = Sparse24BitMaskConfig()
-            theirs: Any = BitmaskCompressor() if format == FORMATS[0] else Sparse24BitMaskCompressor(config=config)
-            ours = ac.Bitmask(drop_negative_zero=True) if format == FORMATS[0] else ac.TwoFour(drop_negative_zero=True)
-            stored = theirs.compress(states)
-            encoded = [ac.encode(x, ours) for x in matrices.values()]
-            for threads in (1, 2):
-                torch.set_num_threads(threads)
-                ac.set_num_threads(threads)
-                times = best({
-                    "theirs compress": lambda: theirs.compress(states),
-                    "ours compress": lambda: [ac.encode(x, ours) for x in matrices.values()],
-                    "theirs decompress": lambda: list(theirs.decompress_from_state_dict(stored)),
-                    "ours decompress": lambda: [ac.decode(enc) for enc in encoded],
-                    "theirs save": lambda: save_theirs(theirs, states, f"{folder}/theirs.safetensors"),
-                    "ours save": lambda: ac.save_compressed(matrices, f"{folder}/ours.safetensors", format),
-                    "theirs load": lambda: list(theirs.decompress(f"{folder}/theirs.safetensors")),
-                    "ours load": lambda: list(ac.load_compressed(f"{folder}/ours.safetensors")),
-                })  # fmt: skip
-                for what in ("compress", "decompress", "save", "load"):
-                    mine, other = times[f"ours {what}"], times[f"theirs {what}"]
-                    print(f"  {threads} thread(s), {what}: {size / mine / 1e9:.2f} GB/s, library {size / other / 1e9:.3f}, "
-                          f"{other / mine:.1f} x")  # fmt: skip
+            whole(tensors, folder, format)
+            speeds({name: x for name, x in tensors.items() if is_matrix(name, x)}, folder, format)
+
+
+def whole(tensors: Tensors, folder: str, format: str) -> None:
+    """Size, bits and memory of the whole model."""
+    dense, path = f"{folder}/dense.safetensors", f"{folder}/model.safetensors"
+    largest = max(map(nbytes, tensors.values()))
+    ac.save_compressed(tensors, dense, "dense")
+    ac.save_compressed(tensors, path, format)
+    found = dict(ac.load_compressed(path, format))
+    assert set(found) == set(tensors)
+    assert all(np.array_equal(bits(found[name]), bits(x)) for name, x in tensors.items())
+    a, b = Path(path).stat().st_size, Path(dense).stat().st_size
+    print(
+        f"{format}: {len(tensors)} tensors, {a} of {b} bytes ({a / b:.4f}), equal bits; largest {largest / 1e6:.1f} MB"
+    )
+    for what in ("save", "load"):
+        command = [sys.executable, __file__, what, dense, path, format]
+        peak = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        print(f"  {what}: {peak / 1e6:.1f} MB at the peak beyond what was there, {peak / largest:.2f} x the largest")
+
+
+def speeds(matrices: Tensors, folder: str, format: str) -> None:
+    """Both libraries on the matrices, in memory and in files."""
+    import torch
+    from compressed_tensors.compressors import BaseCompressor
+    from compressed_tensors.config import SparsityCompressionConfig
+
+    from arraycodec_conformance.oracles import to_torch
+
+    states, size = {name: to_torch(x) for name, x in matrices.items()}, sum(map(nbytes, matrices.values()))
+    config: Any = SparsityCompressionConfig.load_from_registry(format)
+    theirs: Any = BaseCompressor.load_from_registry(format, config=config)
+    ours = ac.Bitmask(drop_negative_zero=True) if format == FORMATS[0] else ac.TwoFour(drop_negative_zero=True)
+    stored, encoded = theirs.compress(states), [ac.encode(x, ours) for x in matrices.values()]
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        ac.set_num_threads(threads)
+        times = best({
+            "theirs compress": lambda: theirs.compress(states),
+            "ours compress": lambda: [ac.encode(x, ours) for x in matrices.values()],
+            "theirs decompress": lambda: list(theirs.decompress_from_state_dict(stored)),
+            "ours decompress": lambda: [ac.decode(enc) for enc in encoded],
+            "theirs save": lambda: save_theirs(theirs, states, f"{folder}/theirs.safetensors"),
+            "ours save": lambda: ac.save_compressed(matrices, f"{folder}/ours.safetensors", format),
+            "theirs load": lambda: list(theirs.decompress(f"{folder}/theirs.safetensors")),
+            "ours load": lambda: list(ac.load_compressed(f"{folder}/ours.safetensors")),
+        })  # fmt: skip
+        for what in ("compress", "decompress", "save", "load"):
+            mine, other = times[f"ours {what}"], times[f"theirs {what}"]
+            figures = f"{size / mine / 1e9:.2f} GB/s, library {size / other / 1e9:.3f}, {other / mine:.1f} x"
+            print(f"  {threads} thread(s), {what}: {figures}")
+
+
+def nbytes(x: np.ndarray[Any, Any]) -> int:
+    return x.nbytes
 
 
 def save_theirs(compressor: Any, states: Any, path: str) -> None:

@@ -35,17 +35,18 @@ def peer(folder: Path) -> None:
 
 def compress(folder: Path) -> None:
     """Files in the formats of sparse weights, both ways."""
-    from compressed_tensors import BitmaskConfig, Sparse24BitMaskConfig, load_compressed
     from compressed_tensors.compressors import BaseCompressor
+    from compressed_tensors.config import SparsityCompressionConfig
     from safetensors.torch import load_file, save_file
 
-    for format, config in zip(FORMATS, (BitmaskConfig(), Sparse24BitMaskConfig()), strict=True):
-        if (plain := folder / f"plain.{format}.safetensors").exists():  # its save_compressed forgets the config
-            compressor: Any = BaseCompressor.load_from_registry(format, config=config)
+    for format in FORMATS:  # its save_compressed forgets the config
+        config: Any = SparsityCompressionConfig.load_from_registry(format)
+        compressor: Any = BaseCompressor.load_from_registry(format, config=config)
+        if (plain := folder / f"plain.{format}.safetensors").exists():
             save_file(compressor.compress(load_file(plain)), folder / f"stored.{format}.safetensors")
         for who in ("stored", "ours"):
             if (path := folder / f"{who}.{format}.safetensors").exists():
-                decoded = {name: tensor.contiguous() for name, tensor in load_compressed(path, config)}
+                decoded = {name: tensor.contiguous() for name, tensor in compressor.decompress(path)}
                 save_file(decoded, folder / f"decoded.{who}.{format}.safetensors")
 
 

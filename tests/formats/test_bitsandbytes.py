@@ -483,8 +483,10 @@ def test_config() -> None:
     clash = {"up.weight": Decision(None, "excluded"), "m.up.weight": Decision(ac.codec("nf4"), "Linear")}
     with pytest.raises(ac.ArgumentError, match=r"cannot name 'up', which stays plain, and not 'm\.up'"):
         target.config({}, clash)
-    with pytest.raises(ac.ArgumentError, match="weights must be of 4 bits or int8, got none"):
-        target.config({}, {"a.weight": Decision(None, "plain")})
+    both = {"a.weight": Decision(ac.codec("nf4"), ""), "b.weight": Decision(ac.LLMInt8(), "")}
+    with pytest.raises(ac.ArgumentError, match="must be of 4 bits or int8, got both"):
+        target.config({}, both)
+    assert target.config({"model_type": "llama"}, {"a.weight": Decision(None, "plain")}) == {"model_type": "llama"}
     with pytest.raises(ac.FormatError, match="one of load_in_4bit and load_in_8bit"):
         Bitsandbytes.from_config({"quant_method": "bitsandbytes"})
     with pytest.raises(ac.FormatError, match="llm_int8_skip_modules must be a list of names, got 'lm_head'"):

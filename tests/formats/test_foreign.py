@@ -37,7 +37,7 @@ def converted(name: str, path: Path, to: str = "compressed-tensors") -> tuple[di
         if to == "dense":
             assert result.counts["decoded"] == len(weights) and model.config.method is None
         else:
-            assert result.counts["kept"] == len(weights)
+            assert [row.how in ("kept", "inverted") for row in result.rows if row.codec] == [True] * len(weights)
         return {key: np.asarray(tensor) for key, tensor in raw.items()}, dict(model.config.quantization)
 
 
@@ -65,13 +65,18 @@ def test_gptq_is_w4a16(tmp_path: Path) -> None:
 
 
 def test_modelopt_is_nvfp4_with_the_global_scale_inverted(tmp_path: Path) -> None:
-    got, _ = converted("modelopt", tmp_path)
+    got, config = converted("modelopt", tmp_path)
     stored = checkpoints()["modelopt"][0]
     same_bits(got["model.a.weight_packed"], stored["model.a.weight"], "codes")
     same_bits(got["model.a.weight_scale"], stored["model.a.weight_scale"], "scales")
     divisor = np.float32(1) / stored["model.a.weight_scale_2"].reshape(1)
     same_bits(got["model.a.weight_global_scale"], divisor, "global scale")
     same_bits(got["model.b.weight"], stored["model.b.weight"], "float8 codes")
+    same_bits(got["model.a.input_global_scale"], np.float32(1) / stored["model.a.input_scale"].reshape(1), "of inputs")
+    same_bits(got["model.b.input_scale"], stored["model.b.input_scale"].reshape(1), "of float8 inputs")
+    assert not [name for name in got if name.endswith(("a.input_scale", "k_scale"))]
+    said = {group["format"]: group["input_activations"] for group in config["config_groups"].values()}
+    assert said["nvfp4-pack-quantized"]["dynamic"] == "local" and said["float-quantized"]["dynamic"] is False
 
 
 def test_block_fp8_is_float_quantized(tmp_path: Path) -> None:
@@ -80,7 +85,9 @@ def test_block_fp8_is_float_quantized(tmp_path: Path) -> None:
     same_bits(got["model.a.weight"], stored["model.a.weight"], "codes")
     same_bits(got["model.a.weight_scale"], stored["model.a.weight_scale_inv"], "scales")
     (group,) = config["config_groups"].values()
-    assert group["weights"]["block_structure"] == [16, 32]
+    assert group["weights"]["block_structure"] == [16, 32] and group["format"] == "float-quantized"
+    inputs = group["input_activations"]
+    assert (inputs["strategy"], inputs["group_size"], inputs["dynamic"]) == ("group", 32, True)
 
 
 def test_awq_is_w4a16_with_zero_points(tmp_path: Path) -> None:
@@ -127,9 +134,8 @@ def test_its_own_converters_store_the_same(tmp_path: Path) -> None:
         tensors = {key: arraycodec_torch.from_numpy(x) for key, x in checkpoints()[name][0].items()}
         theirs = converter.process({key: x for key, x in tensors.items() if key.startswith("model.a.")})
         for key, tensor in theirs.items():
-            if "input" not in key:  # scales of activations are passed on as they are
-                want = arraycodec_torch.to_numpy(tensor)
-                same_bits(got[key].reshape(want.shape), want, f"{name}: {key}")
+            want = arraycodec_torch.to_numpy(tensor)
+            same_bits(got[key].reshape(want.shape), want, f"{name}: {key}")
 
 
 # -- what `verify` finds in all of them

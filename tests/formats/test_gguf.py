@@ -203,6 +203,20 @@ def test_a_model_in_several_files(tmp_path: Path, path: Path) -> None:
         model["norm.weight"].decode()
 
 
+def test_a_folder_of_one_model(tmp_path: Path, path: Path) -> None:
+    """Its parts are one checkpoint for everything; sizes are those of all files."""
+    (folder := tmp_path / "model").mkdir()
+    parts(folder, total=len(some_tensors()))
+    (folder / "tokenizer.json").write_text("{}")
+    assert ac.diff(folder, path).equal and ac.verify(folder).ok
+    assert ac.info(folder).stored == sum(file.stat().st_size for file in folder.glob("*.gguf"))
+    report = ac.convert(folder, tmp_path / "dense", "dense")
+    assert report.before == ac.info(folder).stored and ac.diff(tmp_path / "dense", path).equal
+    (folder / "m-00001-of-00003.gguf").unlink()
+    with pytest.raises(OSError, match="m-00001-of-00003"):
+        ac.open_checkpoint(folder)
+
+
 def test_parts_that_do_not_belong_together(tmp_path: Path) -> None:
     with pytest.raises(ac.CorruptError, match=r"must have 19 tensors, got 20"):
         ac.open_checkpoint(parts(tmp_path))

@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import ml_dtypes
@@ -15,36 +14,14 @@ import pytest
 
 import arraycodec as ac
 from arraycodec.containers import safetensors
-from arraycodec.errors import ArgumentError, CorruptError, FormatError
+from arraycodec.errors import CorruptError, FormatError
 from arraycodec.formats import marlin, sparse
 from arraycodec.formats.translated import Translated
 from arraycodec_conformance.compare import same_bits
 from arraycodec_conformance.strategies import Recipe
 from tests.formats import sparse_library as library
 from tests.formats.sparse_library import CHECKPOINTS, FIXTURES, FORMATS, MODULE
-
-BITMASK, SPARSE_24 = FORMATS
-Tensors = dict[str, np.ndarray[Any, Any]]
-
-
-def tensors(path: Path) -> Tensors:
-    """What a safetensors file holds."""
-    with ac.open_file(path) as file:
-        return {name: np.asarray(tensor) for name, tensor in file.items()}
-
-
-def same_tensors(got: Tensors, want: Tensors) -> None:
-    assert set(got) == set(want)
-    for name, tensor in want.items():
-        same_bits(got[name], tensor, name)
-
-
-def two_four(x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """An array with zeros in place of the first and the third element of each four."""
-    x = x.copy()
-    x[..., 0::4] = x[..., 2::4] = 0
-    return x
-
+from tests.formats.sparse_support import BITMASK, SPARSE_24, Tensors, opened, same_tensors, tensors, two_four
 
 # -- files of the library
 
@@ -81,7 +58,7 @@ def check_expected(folder: Path, model: Any) -> None:
 def test_sparse_codes_stay_sparse() -> None:
     """Codes of a byte each keep their bitmask; narrower ones are packed, as their codec has them."""
 
-    def codec(name: str) -> ac.Codec:
+    def codec(name: str) -> ac.Codec | None:
         with ac.open_checkpoint(FIXTURES / name) as model:
             return model[f"{MODULE}.weight"].codec
 
@@ -106,117 +83,18 @@ def test_other_frameworks_decode_the_same(framework: str) -> None:
             same_bits(found, model[f"{MODULE}.weight"].decode(), name)
 
 
-# -- files of ours
-
-
-def test_our_files_are_the_librarys(tmp_path: Path) -> None:
-    """Of the whole file, but for groups of four in which more than two elements could be the largest two."""
-    for format in FORMATS:
-        plain = tensors(FIXTURES / f"plain.{format}.safetensors")
-        ac.save_compressed(plain, tmp_path / "ours.safetensors", format)
-        ours, theirs = tmp_path / "ours.safetensors", FIXTURES / f"stored.{format}.safetensors"
-        if format == BITMASK:
-            assert ours.read_bytes() == theirs.read_bytes()
-        with ac.open_file(ours) as a, ac.open_file(theirs) as b:
-            assert [(t.name, t.spec) for t in a.values()] == [(t.name, t.spec) for t in b.values()]
-
-
-def test_save_and_load(tmp_path: Path) -> None:
-    path = tmp_path / "model.safetensors"
-    for dtype in ("bfloat16", "float16", "float32", "float64", "float8_e4m3fn", "float8_e5m2", "int8", "bool"):
-        for shape in ((5, 12), (3, 37), (0, 8), (4, 0), (16,), (2, 3, 4)):
-            x = two_four(np.arange(1, np.prod(shape) + 1).reshape(shape) % 120).astype(
-                ac.ArraySpec((1,), dtype).numpy_dtype
-            )
-            for format in (*FORMATS, "dense", None):
-                ac.save_compressed({"a.weight": x, "b": x}, path, format)
-                stored = set(tensors(path))
-                compressed = format == BITMASK or (format == SPARSE_24 and len(shape) == 2 and shape[1] % 4 == 0)
-                assert ("a.compressed" in stored) == compressed
-                assert "b" in stored
-                same_tensors(dict(ac.load_compressed(path, format)), {"a.weight": x, "b": x})
-
-
-def test_only_the_sign_of_zeros_is_lost(tmp_path: Path) -> None:
-    path = tmp_path / "model.safetensors"
-    x = np.array([[-0.0, np.nan, 0.0, -np.inf]], np.float32)
-    x.view(np.uint32)[0, 1] = 0xFFC0_1234
-    for format in FORMATS:
-        ac.save_compressed({"a.weight": x}, path, format)
-        same_tensors(dict(ac.load_compressed(path)), {"a.weight": np.where(x == 0, np.float32(0), x)})
-
-
-def test_codes_of_the_smallest_integer_are_kept(tmp_path: Path) -> None:
-    """The library takes |-128| for -128, and drops it for a zero."""
-    x = np.array([[-128, 0, 5, 0]], np.int8)
-    ac.save_compressed({"a.weight": x}, tmp_path / "a.safetensors", SPARSE_24)
-    same_tensors(dict(ac.load_compressed(tmp_path / "a.safetensors")), {"a.weight": x})
-
-
-def test_matrices_that_are_not_two_four_stay_as_they_are(tmp_path: Path) -> None:
-    x = np.ones((4, 8), np.float32)
-    ac.save_compressed({"a.weight": x, "b.weight": two_four(x)}, tmp_path / "a.safetensors", SPARSE_24)
-    assert set(tensors(tmp_path / "a.safetensors")) == {"a.weight", "b.shape", "b.compressed", "b.bitmask"}
-
-
-def test_arrays_of_any_framework(tmp_path: Path) -> None:
-    import jax.numpy as jnp
-    import torch
-
-    path = tmp_path / "model.safetensors"
-    mixed = {"a.weight": torch.eye(8, dtype=torch.bfloat16)[:, :5], "b.weight": jnp.eye(4), "c.weight": np.eye(3)[::-1]}
-    ac.save_compressed(mixed, path, SimpleNamespace(format=BITMASK))
-    want = {name: np.array(ac.api.to_numpy(value)) for name, value in mixed.items()}
-    same_tensors(dict(ac.load_compressed(path)), want)
-    for name, tensor in ac.load_compressed(path, ac.BitmaskConfig(), framework="torch", device="cpu"):
-        assert isinstance(tensor, torch.Tensor)
-        same_bits(ac.api.to_numpy(tensor), want[name], name)
-
-
-def test_a_model(tmp_path: Path) -> None:
-    import torch
-
-    path = tmp_path / "model.safetensors"
-    model = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.LayerNorm(8), torch.nn.Conv2d(2, 3, 3))
-    ac.save_compressed_model(model, path, SPARSE_24)
-    ac.save_compressed_model(model, path, BITMASK)
-    found = dict(ac.load_compressed(path, framework="torch"))
-    assert all(torch.equal(found[name], value) for name, value in model.state_dict().items())
-    ac.save_compressed_model(found, path, None)
-    assert set(tensors(path)) == set(found)
-
-
-def test_the_seeds_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    from torch import Tensor
-
-    from arraycodec import BitmaskConfig, load_compressed, save_compressed
-
-    compression_config = BitmaskConfig()
-    given: dict[str, Tensor] = {"tensor_1": Tensor([[0.0, 0.0, 0.0], [1.0, 1.0, 1.0]])}
-    save_compressed(given, "model.safetensors", compression_format=compression_config.format)
-    decompressed_tensors = {}
-    for tensor_name, tensor in load_compressed("model.safetensors", compression_config=compression_config):
-        decompressed_tensors[tensor_name] = tensor
-    same_tensors(decompressed_tensors, {"tensor_1": given["tensor_1"].numpy()})
-
-
-def test_what_cannot_be_asked(tmp_path: Path) -> None:
-    path, x = tmp_path / "a.safetensors", np.eye(4)
-    with pytest.raises(ArgumentError, match=r"compression_format must be one of .*, got 'bitmask'"):
-        ac.save_compressed({"a": x}, path, "bitmask")
-    with pytest.raises(ArgumentError, match="at least one, got none"):
-        ac.save_compressed({}, path, BITMASK)
-    with pytest.raises(ArgumentError, match=r"two tensors would be called 'a\.shape'"):
-        ac.save_compressed({"a.weight": x, "a.shape": x}, path, BITMASK)
-    with pytest.raises(ArgumentError, match=r"must have a state_dict\(\) or be a mapping, got ndarray"):
-        ac.save_compressed_model(x, path)
-    assert not path.exists()
-    with pytest.raises(FileNotFoundError, match="there is no"):
-        ac.load_compressed(path)
-    ac.save_compressed({"a.weight": x}, path, BITMASK)
-    with pytest.raises(FormatError, match="is stored as sparse-bitmask, but compression_config says sparse-24-bitmask"):
-        next(ac.load_compressed(path, ac.Sparse24BitMaskConfig()))
+def test_parts_in_several_files(tmp_path: Path) -> None:
+    x = two_four(np.arange(64, dtype=np.float32).reshape(4, 16))
+    ac.save_compressed({"a.weight": x, "b": x}, tmp_path / "whole.safetensors", BITMASK)
+    shards = {"a.shape": 0, "a.bitmask": 0, "a.row_offsets": 1, "a.compressed": 1, "b": 1}
+    names = [f"model-0000{i + 1}-of-00002.safetensors" for i in range(2)]
+    stored = tensors(tmp_path / "whole.safetensors")
+    (tmp_path / "whole.safetensors").unlink()
+    for i, name in enumerate(names):
+        safetensors.save({key: stored[key] for key, at in shards.items() if at == i}, tmp_path / name)
+    index = {"metadata": {}, "weight_map": {key: names[at] for key, at in shards.items()}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    same_tensors(dict(ac.load_compressed(tmp_path)), {"a.weight": x, "b": x})
 
 
 # -- what cannot be
@@ -231,17 +109,6 @@ def bitmask_parts() -> Tensors:
 def two_four_parts() -> Tensors:
     x = two_four(np.arange(1, 17, dtype=np.float32).reshape(2, 8))
     return {f"m.{role}": part for role, part in sparse.arrays(ac.encode(x, "sparse24")).items()}
-
-
-def opened(folder: Path, parts: Tensors, quantization: dict[str, Any] | None = None) -> np.ndarray[Any, Any]:
-    """The one weight of a checkpoint."""
-    safetensors.save(parts, folder / "model.safetensors")
-    config = (
-        {} if quantization is None else {"quantization_config": {"quant_method": "compressed-tensors"} | quantization}
-    )
-    (folder / "config.json").write_text(json.dumps(config))
-    with ac.open_checkpoint(folder) as model:
-        return model["m.weight"].decode()
 
 
 BAD: dict[str, tuple[Tensors, str]] = {
@@ -318,53 +185,6 @@ def test_lone_names_are_no_parts(tmp_path: Path) -> None:
     x = {"m.shape": np.ones(2), "n.compressed": np.ones(2), "compressed": np.ones(3), "shape": np.ones(1)}
     safetensors.save(x, tmp_path / "model.safetensors")
     same_tensors(dict(ac.load_compressed(tmp_path / "model.safetensors")), x)
-
-
-def test_corrupt_marlin(tmp_path: Path) -> None:
-    quantization = json.loads((FIXTURES / "marlin_4/config.json").read_text())["quantization_config"]
-    stored = {
-        name.replace(MODULE, "m"): part for name, part in tensors(FIXTURES / "marlin_4/model.safetensors").items()
-    }
-    opened(tmp_path, stored, quantization)
-    meta = stored["m.meta"].copy()
-    meta[0, 0] = 0
-    for change, told in (
-        ({"m.meta": meta}, "meta must name two places of four, the lower one first"),
-        ({"m.meta": meta[:, :-1]}, r"meta must be \[inputs / 32, outputs \* 2\]"),
-        ({"m.meta": meta.astype(np.int32)}, "meta must be int16"),
-        ({"m.weight_packed": stored["m.weight_packed"][:-1]}, "weight_packed must have the shape"),
-        ({"m.scale_packed": stored["m.scale_packed"][:1]}, "scale_packed must have the shape"),
-        ({"m.scale_packed": stored["m.scale_packed"].astype(ml_dtypes.bfloat16)}, "scale_packed must be float16"),
-    ):
-        with pytest.raises(CorruptError, match=told):
-            opened(tmp_path, stored | change, quantization)
-    packed = {name: stored[name] for name in ("m.weight_packed", "m.meta")}
-    packed |= {"m.weight_scale": np.ones((64, 3), np.float16), "m.weight_shape": np.array([64, 384])}
-    with pytest.raises(FormatError, match=r"is stored as pack-quantized, but .* says marlin-24"):
-        opened(tmp_path, packed, quantization)
-    groups = quantization["config_groups"]["group_0"]
-    for weights, told in (
-        ({"symmetric": False}, "symmetric integers of 4 or 8 bits"),
-        ({"group_size": 64}, "groups of 128"),
-    ):
-        other = groups | {"weights": groups["weights"] | weights}
-        with pytest.raises(FormatError, match=told):
-            opened(tmp_path, stored, quantization | {"config_groups": {"group_0": other}})
-
-
-def test_marlins_orders_are_permutations() -> None:
-    """Each of the three places every position once, whatever the size."""
-    for rows, columns in ((64, 32), (128, 96), (192, 256)):
-        for bits in (4, 8):
-            codes = np.arange(rows * columns // 2, dtype=np.uint32)
-            seen = []
-            for part in range(0, 24, bits):  # a position at a time, some of its bits as codes
-                stream = (codes >> np.uint32(part) & np.uint32((1 << bits) - 1)).astype(np.uint8)
-                low = stream if bits == 8 else (stream[0::2] | stream[1::2] << 4).astype(np.uint8)
-                words = low.view(np.int32).reshape(columns // 32, rows * bits // 2)
-                found = marlin.integers_of(words, bits, (rows, columns // 2)).astype(np.int64) + (1 << (bits - 1))
-                seen.append(found << part)
-            assert sorted(np.sum(seen, axis=0).reshape(-1)) == list(range(rows * columns // 2))
 
 
 # -- converted

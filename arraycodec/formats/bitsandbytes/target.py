@@ -109,6 +109,10 @@ class Bitsandbytes:
             return Decision(codec, f"{target}: as it was")
         return Decision(chosen, target, "float16" if isinstance(chosen, LLMInt8) else None)
 
+    def carries(self, name: str, decisions: Mapping[str, Decision]) -> bool:
+        """No: it finds them while a model runs."""
+        return False
+
     def fused(self, names: list[str]) -> list[tuple[str, ...]]:
         """None: no scale is shared."""
         return []
@@ -128,11 +132,13 @@ class Bitsandbytes:
         return {stored.key(name, part): array for part, array in parts.items()}
 
     def config(self, model: dict[str, Any], decisions: Mapping[str, Decision]) -> dict[str, Any]:
-        """config.json with the quantization_config that transformers itself writes for such a model."""
+        """config.json with the quantization_config that transformers writes; without one where nothing is quantised."""
         quantised = {module_of(name)[0]: d.codec for name, d in decisions.items() if d.codec is not None}
         int8 = {isinstance(codec, LLMInt8) for codec in quantised.values()}
-        if len(int8) != 1:
-            raise ArgumentError(f"bitsandbytes: weights must be of 4 bits or int8, got {'both' if int8 else 'none'}")
+        if not int8:
+            return dict(model)
+        if len(int8) > 1:
+            raise ArgumentError("bitsandbytes: weights of a model must be of 4 bits or int8, got both")
         plain = [module_of(name)[0] for name, d in decisions.items() if d.codec is None and _is_linear(name)]
         skip = [entry for entry in self.layers.ignore if entry in IGNORE]
         skip += [module for module in plain if module not in skip]

@@ -90,6 +90,22 @@ def check_calibrated(said: Quantization | None, chosen: Mapping[str, Chosen], na
                 )
 
 
+def describes(said: Quantization | None, chosen: Mapping[str, Chosen], name: str) -> bool:
+    """Whether the configuration speaks of a scale of activations or of a cache: else no loader expects the tensor."""
+    module, parameter = modules.module_of(name)
+    # Groups without weights are about activations of modules that no file shows.
+    if said is not None and any(scheme.weights is None for scheme in said.groups.values()):
+        return True
+    role = parameter.partition("_")[0]
+    if role not in ("input", "output"):
+        return said is not None and said.kv_cache_scheme is not None
+    found = chosen.get(f"{module}.{modules.WEIGHT}")
+    if found is None or found.scheme is None:
+        return False
+    args = found.scheme.input_activations if role == "input" else found.scheme.output_activations
+    return args is not None and args.dynamic is not True
+
+
 def _static(role: str, args: Args | None) -> list[str]:
     """The tensors that hold what is known of activations before a model runs."""
     if args is None or args.dynamic is True:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -38,6 +38,7 @@ class CompressedTensors:
 
     quantization  which modules are quantised, and how; None: weights stay in the codecs that the source has them in
     arithmetic    "eager" for the codes that the library computes on a CPU, "float32" for those of its kernels
+    inputs        module -> how its inputs are quantised, of weights that stay in the codecs of the source
     kinds         module -> its class, where that is known; else names tell ("Linear", "Embedding", "Router" or other)
     expected      targets that must match a module, since a user wrote them
     """
@@ -50,6 +51,7 @@ class CompressedTensors:
     arithmetic: str = "eager"
     kinds: Mapping[str, str] | None = None
     expected: tuple[str, ...] = ()
+    inputs: Mapping[str, Args] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.arithmetic not in ARITHMETIC:
@@ -128,7 +130,7 @@ class CompressedTensors:
         if held is not None and stored.same_planes(held, scheme.weights):
             inverted = isinstance(codec, NVFP4) and codec.multiplies
             told = f"{label}, as the source has it" + (", its global scale inverted" if inverted else "")
-            return Chosen(codec, told, kind=kind, scheme=scheme)
+            return Chosen(codec, told, rounds=inverted, kind=kind, scheme=scheme)
         wanted = self._codec(scheme.weights)
         where, group = f"tensor {checks.shown(name)}", scheme.weights.group_size
         if group and spec.known_shape[-1] % group:
@@ -141,6 +143,11 @@ class CompressedTensors:
         except ArgumentError as error:
             raise ArgumentError(f"{where}: {error}") from None
         return Chosen(wanted, label, kind=kind, scheme=scheme)
+
+    def carries(self, name: str, decisions: Mapping[str, Decision]) -> bool:
+        """Whether the result's configuration speaks of a scale of activations or of a cache."""
+        chosen = {key: decision for key, decision in decisions.items() if isinstance(decision, Chosen)}
+        return described.describes(self.quantization, chosen, name)
 
     def fused(self, names: Sequence[str]) -> list[tuple[str, ...]]:
         """The sets of weights among these that must share a global scale."""
@@ -199,7 +206,7 @@ class CompressedTensors:
             meant = scheme is None or kind != ROUTER or module in scheme.targets
             return scheme if meant else None
         args = None if codec is None else stored.args_of(codec, spec)
-        return None if args is None else Scheme((), args)
+        return None if args is None else Scheme((), args, self.inputs.get(module))
 
     def _stored(self, name: str, spec: ArraySpec, codec: Codec) -> tuple[str, str]:
         """The module of a weight that is quantised, and its format."""

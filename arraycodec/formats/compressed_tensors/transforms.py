@@ -65,6 +65,16 @@ def groups_of(config: Mapping[str, Any], where: str) -> dict[str, Group]:
     return {label: _group(groups[label], f"{where}: config_groups.{checks.shown(label)}") for label in groups}
 
 
+def online(config: Mapping[str, Any], where: str) -> list[str]:
+    """The uses of matrices that a running model multiplies activations with: "u at output"; the others are in weights.
+
+    >>> online(rotation_config("spinquant-r1"), "config"), online(rotation_config("quip"), "config")
+    ([], ['v at input', 'u at output'])
+    """
+    groups = groups_of(config, where)
+    return [f"{label} at {use.location}" for label in groups for use in groups[label].apply if use.location in ONLINE]
+
+
 def _group(data: Any, where: str) -> Group:
     data = known(data, GROUP, where)
     if data.get("type") not in TYPES:
