@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
 from arraycodec.base import Codec
-from arraycodec.checkpoints.report import codec_label, total
+from arraycodec.checkpoints.report import Outcome, codec_label
 
 # What becomes of a tensor. All but the last four are exact: the numbers are those that the source stands for.
 HOW = {
@@ -64,7 +63,7 @@ class Converted:
 
 
 @dataclass(frozen=True)
-class Conversion:
+class Conversion(Outcome):
     """The outcome of `convert`; rows, and every byte written, are the same whatever `jobs` was."""
 
     src: str
@@ -86,21 +85,6 @@ class Conversion:
     def exact(self) -> bool:
         """Whether every tensor that is kept stands for the same numbers as before."""
         return all(row.exact for row in self.rows if row.how != "dropped")
-
-    @property
-    def elements(self) -> int:
-        """The number of weights of all tensors."""
-        return sum(math.prod(row.shape) for row in self.rows)
-
-    @property
-    def before(self) -> int:
-        """Bytes of the files read."""
-        return sum(before for _, before, _ in self.files)
-
-    @property
-    def after(self) -> int | None:
-        """Bytes of the files written."""
-        return total([after for _, _, after in self.files])
 
     def to_json(self) -> dict[str, Any]:
         """Everything, with stable keys."""

@@ -40,8 +40,30 @@ class Row:
         }
 
 
+class Outcome:
+    """What reports of files that were written have in common; `rows` are those of their tensors."""
+
+    rows: tuple[Any, ...]
+    files: tuple[tuple[str, int, int | None], ...]  # name, bytes before, bytes after
+
+    @property
+    def elements(self) -> int:
+        """The number of weights of all tensors."""
+        return sum(math.prod(row.shape) for row in self.rows)
+
+    @property
+    def before(self) -> int:
+        """Bytes of the files read."""
+        return sum(before for _, before, _ in self.files)
+
+    @property
+    def after(self) -> int | None:
+        """Bytes of the files written."""
+        return total([after for _, _, after in self.files])
+
+
 @dataclass(frozen=True)
-class Report:
+class Report(Outcome):
     """The outcome of `compress`: rows of all tensors, and sizes of whole files.
 
     `rows` and their order, and every byte written, are the same whatever `jobs` was.
@@ -69,21 +91,6 @@ class Report:
     def reads_base(self) -> bool:
         """Whether a tensor is the difference to one of the base, which is needed again then."""
         return any(is_delta(row.codec) for row in self.rows)
-
-    @property
-    def elements(self) -> int:
-        """The number of weights of all tensors."""
-        return sum(math.prod(row.shape) for row in self.rows)
-
-    @property
-    def before(self) -> int:
-        """Bytes of the safetensors files read."""
-        return sum(before for _, before, _ in self.files)
-
-    @property
-    def after(self) -> int | None:
-        """Bytes of the files written."""
-        return total([after for _, _, after in self.files])
 
     @property
     def ratio(self) -> float | None:

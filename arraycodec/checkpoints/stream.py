@@ -8,8 +8,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from arraycodec.containers.checks import shown
-from arraycodec.containers.reader import open_file
 from arraycodec.errors import ArgumentError
+from arraycodec.formats.checkpoint import open_checkpoint
 
 Layer = tuple[str, int]  # the stack of layers it belongs to, and its number there
 Rule = Callable[[str], Layer | None]  # a tensor's name -> its layer, or None
@@ -18,9 +18,9 @@ Rule = Callable[[str], Layer | None]  # a tensor's name -> its layer, or None
 class StreamingLoader:
     """An open checkpoint whose layers are decoded one at a time: for models that are larger than memory.
 
-    path       a container, a plain safetensors file, a folder of shards or its index.
+    path       a checkpoint of any format that `open_checkpoint` knows.
     device     where tensors go; framework is "numpy", "torch" or "jax".
-    base       what deltas are to, as for `open_file`, whose arguments `verify` and `max_bytes` are too.
+    base       what deltas are to, as for `open_checkpoint`, whose arguments `verify` and `max_bytes` are too.
     layer_of   a tensor's name -> (stack, number) of its layer, or None for what belongs to none. By default
                `numbered_layers(names)`: `model.layers.7.mlp.up_proj.weight` is layer 7 of the stack `model.layers.`
 
@@ -50,7 +50,9 @@ class StreamingLoader:
         max_bytes: int | None = None,
         layer_of: Rule | None = None,
     ) -> None:
-        self._file = open_file(path, framework=framework, device=device, base=base, verify=verify, max_bytes=max_bytes)
+        self._file = open_checkpoint(
+            path, framework=framework, device=device, base=base, verify=verify, max_bytes=max_bytes
+        )
         try:
             self.layers, self.non_layer = _grouped(self._file, layer_of or numbered_layers(self._file))
         except BaseException:

@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from arraycodec.containers import checks, strict_json
-from arraycodec.containers.bytefile import ByteFile
-from arraycodec.errors import FormatError, LimitError
+from arraycodec.errors import FormatError
 
 SUFFIX = ".safetensors"
 INDEX_SUFFIX = ".index.json"
@@ -60,24 +59,15 @@ class Index:
 
 def read_index(path: str | os.PathLike[str]) -> Index:
     """Read and check an index file."""
-    file = ByteFile(path)
-    try:
-        if file.size > INDEX_LIMIT:
-            raise LimitError(f"{file.path}: an index must have at most {INDEX_LIMIT} bytes, got {file.size}")
-        data = strict_json.loads(file.read(0, file.size).tobytes(), file.path)
-    finally:
-        file.close()
-    if not isinstance(data, dict):
-        raise FormatError(f"{file.path}: an index must be a JSON object, got {checks.shown(data)}")
-    weight_map = checks.member(data, "weight_map", dict, file.path)
+    path = os.fspath(path)
+    data = strict_json.read(path, INDEX_LIMIT)
+    weight_map = checks.member(data, "weight_map", dict, path)
     for tensor, name in weight_map.items():
-        checks.name(tensor, file.path)
+        checks.name(tensor, path)
         if not isinstance(name, str):
-            raise FormatError(
-                f"{file.path}: tensor {checks.shown(tensor)} must map to a file, got {checks.shown(name)}"
-            )
+            raise FormatError(f"{path}: tensor {checks.shown(tensor)} must map to a file, got {checks.shown(name)}")
     metadata = data.get("metadata", {})
-    return Index(Path(file.path), weight_map, metadata if isinstance(metadata, dict) else {})
+    return Index(Path(path), weight_map, metadata if isinstance(metadata, dict) else {})
 
 
 def find(path: str | os.PathLike[str]) -> Index | Path:

@@ -7,14 +7,30 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from typing import Any
 
+from arraycodec.containers.bytefile import ByteFile
 from arraycodec.containers.checks import shown
 from arraycodec.errors import FormatError, LimitError
 
 MAX_DEPTH = 32  # far above any header; a codec nested in codecs takes two levels each
 MAX_DIGITS = 20  # 2^64 has 20
 MAX_KEYS = 1 << 23  # a header of 100 MB could hold 20 million, which take gigabytes as Python objects
+
+
+def read(path: str | os.PathLike[str], limit: int) -> dict[str, Any]:
+    """A file of at most `limit` bytes that holds a JSON object."""
+    file = ByteFile(path)
+    try:
+        if file.size > limit:
+            raise LimitError(f"{file.path}: must have at most {limit} bytes, got {file.size}")
+        data = loads(file.read(0, file.size).tobytes(), file.path)
+    finally:
+        file.close()
+    if not isinstance(data, dict):
+        raise FormatError(f"{file.path}: must hold a JSON object, got {shown(data)}")
+    return data
 
 
 def loads(data: bytes | bytearray | memoryview, where: str) -> Any:

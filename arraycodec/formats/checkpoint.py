@@ -96,9 +96,10 @@ def open_checkpoint(
     registry.framework(framework)  # fail here, not at the first tensor
     path = Path(path)
     how = Reading(framework, device, verify, max_bytes)
-    gguf = importlib.import_module("arraycodec.formats.gguf")
+    gguf: Any = importlib.import_module("arraycodec.formats.gguf")
     if path.is_dir() and not any(path.glob(f"*{SUFFIX}")):
-        path = gguf.model_in(path) or path
+        model: Path | None = gguf.model_in(path)
+        path = model or path
     if path.name.endswith(GGUF) and not path.is_dir():
         return gguf.open_gguf(path, how)
     folder = path if path.is_dir() else path.parent

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from arraycodec.containers import checks, strict_json
-from arraycodec.containers.bytefile import ByteFile
-from arraycodec.errors import FormatError, LimitError
+from arraycodec.errors import FormatError
 from arraycodec.spec import DTYPES
 
 CONFIG = "config.json"
@@ -87,16 +86,7 @@ def given_config(config: str | os.PathLike[str] | Mapping[str, Any], folder: Pat
 
 def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
     """A file that holds a JSON object."""
-    file = ByteFile(path)
-    try:
-        if file.size > LIMIT:
-            raise LimitError(f"{file.path}: must have at most {LIMIT} bytes, got {file.size}")
-        data = strict_json.loads(file.read(0, file.size).tobytes(), file.path)
-    finally:
-        file.close()
-    if not isinstance(data, dict):
-        raise FormatError(f"{file.path}: must hold a JSON object, got {checks.shown(data)}")
-    return data
+    return strict_json.read(path, LIMIT)
 
 
 def _split(data: dict[str, Any], where: str) -> Config:

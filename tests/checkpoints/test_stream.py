@@ -269,3 +269,15 @@ PEAK = textwrap.dedent("""
     assert i == 23
     print(peak() - before)
 """)
+
+
+def test_layers_of_another_format(tmp_path):
+    """Weights, and not the tensors that they are stored as."""
+    names = [f"model.layers.{i}.q_proj.weight" for i in range(2)]
+    (tmp_path / "src").mkdir()
+    ac.save_file({name: np.ones((8, 128), np.float32) for name in names}, tmp_path / "src" / "model.safetensors")
+    ac.convert(tmp_path / "src", tmp_path / "w4", "compressed-tensors", scheme="W4A16")
+    with ac.StreamingLoader(tmp_path / "w4") as model:
+        layers = [layer for _, layer in model.iter_layers()]
+    assert [list(layer) for layer in layers] == [[name] for name in names]
+    assert layers[1][names[1]].shape == (8, 128)

@@ -483,6 +483,9 @@ def test_config() -> None:
     clash = {"up.weight": Decision(None, "excluded"), "m.up.weight": Decision(ac.codec("nf4"), "Linear")}
     with pytest.raises(ac.ArgumentError, match=r"cannot name 'up', which stays plain, and not 'm\.up'"):
         target.config({}, clash)
+    for bad in ("6", -1.0, True, float("nan")):
+        with pytest.raises(ac.ArgumentError, match="threshold must be a number >= 0, got"):
+            Bitsandbytes.from_config(said | {"llm_int8_threshold": bad})
     both = {"a.weight": Decision(ac.codec("nf4"), ""), "b.weight": Decision(ac.LLMInt8(), "")}
     with pytest.raises(ac.ArgumentError, match="must be of 4 bits or int8, got both"):
         target.config({}, both)

@@ -90,6 +90,8 @@ class Bitsandbytes:
         if self.compute_dtype is not None and self.compute_dtype not in KINDS:
             allowed = f"{', '.join(KINDS)} or None"
             raise ArgumentError(f"bitsandbytes: compute_dtype must be {allowed}, got {self.compute_dtype!r}")
+        if isinstance(self.threshold, bool) or not isinstance(self.threshold, int | float) or not self.threshold >= 0:
+            raise ArgumentError(f"bitsandbytes: threshold must be a number >= 0, got {self.threshold!r}")
 
     def decide(self, name: str, spec: ArraySpec, codec: Codec | None) -> Decision:
         """The codec of a weight, which is the one it is in where that gives the same kind of weight."""

@@ -102,7 +102,8 @@ def inputs(format: str, config: Config, tensors: Mapping[str, TensorView]) -> di
             preset = _dynamic(format, config, tensor.codec)
         args = preset and PRESETS[preset].input_activations
         if args and preset == "FP8_BLOCK":
-            args = replace(args, group_size=tensor.codec.block_size[1])
+            _, columns = tensor.codec.block_size
+            args = replace(args, group_size=columns)
         if args:
             found[module] = args
     return found
