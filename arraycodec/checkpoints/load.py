@@ -188,7 +188,8 @@ def _array(tensor: AnyTensor, dtype: str | None, backend: Any, device: Any, shar
             return backend.sharded(reader.spec, sharding, reader)
     own = tensor.placed(backend.NAME, device)
     if reader.spec == tensor.spec and DTYPES[tensor.dtype].bits >= 8:
-        return own.decode()
+        with _named(tensor):
+            return own.decode()
     if reader.decodes:
         try:
             with checks.from_file(tensor.where):
@@ -217,6 +218,8 @@ def _named(tensor: AnyTensor) -> Iterator[None]:
     try:
         yield
     except (ArgumentError, UnsupportedByBackend) as error:
+        if tensor.where in str(error):
+            raise
         raise type(error)(f"{tensor.where}: {error}") from None
 
 

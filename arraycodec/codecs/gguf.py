@@ -1,7 +1,8 @@
 """`Gguf`: the quantised blocks of ggml, as they stand in GGUF files of llama.cpp. Reading only.
 
-The specification is docs/format/gguf.md. The block types are data in `arraycodec.primitives.gguf_blocks`, the kernels
-in `gguf_decode` beside it. Decoding a block, in the order in which every backend does it:
+The specification is docs/format/gguf.md. The block types are data in `arraycodec.primitives.gguf_blocks`; what kernels
+make of them is in `gguf_layout` beside it, the kernels in `gguf_decode`. Decoding a block, in the order in which every
+backend does it:
     1  the integers of the block: codes, and scales and minima of its sub-blocks;
     2  the step of each sub-block, d * scale, or a table's entry; its minimum, m * minimum;
     3  element = step * value - minimum, of which only the subtraction rounds;
@@ -17,9 +18,10 @@ import numpy as np
 
 from arraycodec.base import Codec, Fetch, Given, Planes
 from arraycodec.errors import ArgumentError
-from arraycodec.primitives.floats import KINDS
+from arraycodec.primitives.floats import FLOAT32, KINDS
 from arraycodec.primitives.gguf_blocks import TYPES, BlockType
-from arraycodec.primitives.gguf_decode import TILE, decode_tiles, layout_of
+from arraycodec.primitives.gguf_decode import decode_tiles, decode_tiles_rounded
+from arraycodec.primitives.gguf_layout import TILE, layout_of
 from arraycodec.primitives.memory import bits, empty, writable_bits
 from arraycodec.primitives.threads import split
 from arraycodec.spec import ArraySpec
@@ -77,14 +79,27 @@ class Gguf(Codec):
         self, planes: Planes, spec: ArraySpec, given: Given | None = None, out: np.ndarray | None = None
     ) -> np.ndarray:
         out = empty(spec) if out is None else out
-        blocks, target, kind = bits(planes["blocks"]), writable_bits(out), KINDS[spec.dtype]
-        layout = layout_of(self.type)
+        blocks, target, nbytes = bits(planes["blocks"]), writable_bits(out), layout_of(self.type).nbytes
+        whole, rest = divmod(target.size, TILE)
+        self._decode_tiles(blocks, target, spec, whole)
+        if rest:  # kernels take whole tiles only
+            padded, tile = np.zeros(nbytes, np.uint8), np.empty(TILE, target.dtype)
+            last = blocks[whole * nbytes :]
+            padded[: last.size] = last
+            self._decode_tiles(bits(padded), tile, spec, 1)
+            target[whole * TILE :] = tile[:rest]
+        return out
+
+    def _decode_tiles(self, blocks: np.ndarray, target: np.ndarray, spec: ArraySpec, tiles: int) -> None:
+        layout, kind = layout_of(self.type), KINDS[spec.dtype]
 
         def work(first: int, last: int) -> None:
-            decode_tiles(blocks, layout, target, kind, first, last)
+            if kind == FLOAT32:
+                decode_tiles(blocks, layout, target, first, last)
+            else:
+                decode_tiles_rounded(blocks, layout, target, kind, first, last)
 
-        split(work, -(-target.size // TILE), target.size)
-        return out
+        split(work, tiles, target.size)
 
     def read(self, fetch: Fetch, spec: ArraySpec, start: int, stop: int) -> np.ndarray:
         """Whole blocks around the range."""

@@ -1,19 +1,18 @@
-"""The block types of ggml on the CPU: their tables as kernels take them, and the kernels that decode tiles of 256.
+"""The block types of ggml on the CPU: the kernels that decode tiles of 256 elements.
 
-The numbered steps are those of `arraycodec.codecs.gguf`. Indices of blocks are unsigned: a signed one might count from
-the end, which keeps loops from being vectorised.
+The numbered steps are those of `arraycodec.codecs.gguf`. The 16 elements of a group share a step in every type, and in
+most types their codes are the same bits of 16 bytes in a row: so each operation on a group is one vector instruction.
+What helps the compiler to find that: loops over two groups at a time, since it unrolls one over a single group before
+it would vectorise it; indices of bytes that are unsigned, since a signed one might count from the end; 32 bits for
+every integer, since 64 would halve the vectors: so shifts are masked, as one by 32 or more might need 64.
 """
 
 from __future__ import annotations
-
-from functools import cache
-from typing import NamedTuple
 
 import numpy as np
 
 from arraycodec.primitives.floats import (
     BFLOAT16,
-    FLOAT32,
     INFINITY,
     MAGNITUDE,
     NAN,
@@ -23,256 +22,241 @@ from arraycodec.primitives.floats import (
     float32_to_half,
     half_to_float32,
 )
-from arraycodec.primitives.gguf_blocks import SMALLEST_NORMAL, TYPES, Integers, places, small_products, steps
+from arraycodec.primitives.gguf_blocks import SMALLEST_NORMAL
+from arraycodec.primitives.gguf_layout import BYTE, GROUP, HIGH, PLAIN, STREAM, TILE
 from arraycodec.primitives.jit import inlined, kernel
 
-TILE = 256  # elements that are decoded together: one block of a large type, several of a small one
-GROUP = 16  # elements that share a step in every type
 GROUPS = TILE // GROUP
-NONE, ONE, THREE, EIGHT, EACH_BYTE = (np.uint64(number) for number in (0, 1, 3, 8, 0x0101010101010101))
-
-
-class Numbers(NamedTuple):
-    """Integers of sub-blocks as kernels take them: the byte and the shift of the low and of the high bits of each."""
-
-    byte: np.ndarray  # uint8 (2, count)
-    shift: np.ndarray
-    masks: tuple[np.uint8, np.uint8]
-    width: np.uint8  # of the low bits
-    flip: np.uint8
-    zero: np.int32
-
-
-class Layout(NamedTuple):
-    """A block type as kernels take it; numbers that are not there are -1, tables that are not there empty."""
-
-    sizes: tuple[int, int, int]  # elements, bytes, elements of a sub-block
-    factors: tuple[int, int]  # the bytes of d and m
-    fields: np.ndarray  # uint64, of the codes: at, bits, run, turns, step, first, count, start, up
-    code: tuple[np.uint8, np.int32]  # flip and zero
-    scales: Numbers
-    minima: Numbers
-    values: np.ndarray
-    steps: np.ndarray
-    small: np.ndarray  # products that are looked up
-
-
-@cache
-def layout_of(name: str) -> Layout:
-    """The block type called `name`."""
-    block, rows, start = TYPES[name], [], 0
-    for field in block.codes.low:
-        rows.append([*field[:3], field.turns, field.step, field.first, field.size, start, 0])
-        start += field.size
-    if (high := block.codes.high) is not None:
-        rows.append([*high[:3], high.turns, high.step, high.first, high.size, 0, block.codes.low[0].bits])
-    return Layout(
-        (block.elements, block.nbytes, block.sub),
-        (-1 if block.d is None else block.d, -1 if block.m is None else block.m),
-        np.array(rows, np.uint64),
-        (np.uint8(block.codes.flip), np.int32(block.codes.zero)),
-        _numbers(block.scales, block.scales.size),
-        _numbers(block.minima, block.scales.size),
-        np.array(block.values or (), np.float32),
-        steps(block.steps).view(np.float32) if block.steps else np.zeros(0, np.float32),
-        small_products() if block.steps == "e8m0" else np.zeros(0, np.uint32),
-    )
-
-
-def _numbers(integers: Integers, count: int) -> Numbers:
-    byte, shift, masks = np.zeros((2, count), np.uint8), np.zeros((2, count), np.uint8), [np.uint8(0), np.uint8(0)]
-    for row, fields in enumerate([integers.low, (integers.high,) if integers.high else ()]):
-        if fields:
-            byte[row], shift[row] = places(fields)
-            masks[row] = np.uint8(fields[0].mask)
-    width = np.uint8(integers.low[0].bits & 7 if integers.low else 0)
-    return Numbers(byte, shift, (masks[0], masks[1]), width, np.uint8(integers.flip), np.int32(integers.zero))
+QUAD = 4  # elements whose bytes are in a row in every type
+BIT, NIBBLE, SEVEN = np.uint32(1), np.uint32(15), np.uint32(7)
+STEP_1 = np.uint32(0x400000)  # the step of byte 1 of e8m0
+COUNT, ONE, TWO = (np.uint64(number) for number in (GROUP, 1, 2))
 
 
 @kernel
-def decode_tiles(blocks, layout, out, kind, first, last):
-    """Decode the tiles first..last of 256 elements each."""
-    q, y = np.zeros((GROUPS // 2, 2 * GROUP), np.uint8), np.empty((GROUPS // 2, 2 * GROUP), np.float32)
-    words, flat = q.reshape(-1).view(np.uint64), y.reshape(-1)
-    unit, low = np.zeros(GROUPS, np.float32), np.zeros(GROUPS, np.float32)
-    elements, nbytes, _ = layout.sizes
+def decode_tiles(blocks, layout, out, first, last):
+    """Decode the tiles first..last of 256 elements each to the bits of float32."""
+    unit, low, q = np.zeros(GROUPS, np.float32), np.zeros(GROUPS, np.float32), np.zeros(TILE, np.uint8)
     for tile in range(first, last):
-        block = tile * (TILE // elements)
-        number = min(TILE // elements, blocks.size // nbytes - block)
-        start = np.uint64(block * nbytes)
-        load_codes(blocks, start, number, layout, words)  # 1
-        ordinary = load_steps(blocks, start, number, layout, unit, low)  # 2
-        if layout.values.size:  # 3
-            look_up(q, layout.values, unit, y)
-        else:
-            combine(q, layout.code, unit, low, y)
-        if not ordinary:
-            settle(y, q, unit, layout.small)
-        store(flat[: out.size - tile * TILE], kind, out[tile * TILE : (tile + 1) * TILE])  # 4
+        decode_tile(blocks, tile, layout, unit, low, q, out[tile * TILE : (tile + 1) * TILE])
+
+
+@kernel
+def decode_tiles_rounded(blocks, layout, out, kind, first, last):
+    """Decode the tiles first..last of 256 elements each to the bits of a float of 16 bits."""
+    unit, low, q = np.zeros(GROUPS, np.float32), np.zeros(GROUPS, np.float32), np.zeros(TILE, np.uint8)
+    y = np.zeros(TILE, np.uint32)
+    for tile in range(first, last):
+        decode_tile(blocks, tile, layout, unit, low, q, y)
+        store(y, kind, out[tile * TILE : (tile + 1) * TILE])  # 4
 
 
 @inlined
-def load_codes(blocks, start, number, layout, q):
-    """The codes of blocks, eight at a time in a word, field by field."""
-    elements, nbytes, _ = layout.sizes
-    for f in range(layout.fields.shape[0]):
-        at, bits, run, turns, step, first, count, to, up = layout.fields[f]
-        mask, words, chunks = ((ONE << bits) - ONE) * EACH_BYTE, run >> THREE, count // (run * turns)
-        for b in range(number):
-            byte, target = start + np.uint64(b * nbytes) + at, (np.uint64(b * elements) + to) >> THREE
-            if bits == NONE:
-                load_trits(blocks, byte, run, turns, chunks, q, target)
-            elif words == NONE:
-                for k in range(count >> THREE):
-                    q[target + k] |= spread_bits(blocks[byte + k]) << up
-            else:
-                for _ in range(chunks):
-                    for t in range(turns):
-                        down = first + t * step
-                        for k in range(words):
-                            w = (word_at(blocks, byte + k * EIGHT) >> down & mask) << up
-                            q[target + k] = q[target + k] | w if up else w
-                        target += words
-                    byte += run
+def decode_tile(blocks, tile, layout, unit, low, q, y):
+    """Decode a tile to the bits of float32."""
+    start = np.uint64(tile * layout.nbytes)
+    ordinary = load_steps(blocks, start, layout, unit, low)  # 1, 2
+    if layout.short.byte.shape[1] == TILE:  # 1, 3
+        collect(blocks, start, layout.short, layout.trits, q)
+        combine_any(q, np.uint64(0), layout, unit, low, y)
+    else:
+        combine_any(blocks, start, layout, unit, low, y)
+    if not ordinary:
+        settle(blocks, start, layout, unit, y)
 
 
 @inlined
-def word_at(blocks, at):
-    """Eight bytes as a little-endian word: one move."""
-    w = np.uint64(0)
-    for k in range(EIGHT):
-        w |= np.uint64(blocks[at + k]) << (k * EIGHT)
-    return w
-
-
-@inlined
-def spread_bits(byte):
-    """The eight bits of a byte as the lowest bits of eight bytes."""
-    w = np.uint64(byte) * EACH_BYTE & np.uint64(0x8040201008040201)
-    return (w + np.uint64(0x7F7F7F7F7F7F7F7F)) >> np.uint64(7) & EACH_BYTE
-
-
-@inlined
-def load_trits(blocks, byte, run, turns, chunks, q, target):
-    """Digits of base 3."""
-    codes, to = q.view(np.uint8), target << THREE
-    for _ in range(chunks):
-        power = np.uint32(1)
-        for _ in range(turns):
-            for k in range(run):
-                product = np.uint32(blocks[byte + k]) * power & np.uint32(255)
-                codes[to + k] = np.uint8(product * np.uint32(3) >> np.uint32(8))
-            to, power = to + run, np.uint32(power * np.uint32(3))
-        byte += run
-
-
-@inlined
-def load_steps(blocks, start, number, layout, unit, low):
+def load_steps(blocks, start, layout, unit, low):
     """The step and the minimum of each group of a tile; whether all of them are ordinary numbers."""
-    elements, nbytes, sub = layout.sizes
-    steps, spread = layout.steps, sub // GROUP
-    if layout.scales.masks[0] == 0:  # no integers: factors are the steps
-        ordinary = load_factors(blocks, start, number, layout, layout.factors[0], unit)
-        if layout.factors[1] >= 0:
-            ordinary &= load_factors(blocks, start, number, layout, layout.factors[1], low)
-            for g in range(GROUPS):
-                low[g] *= np.float32(-layout.minima.zero)
+    if layout.steps.size:
+        return load_table_steps(blocks, start, layout, unit)
+    if layout.d.size > 1:  # small blocks have no integers of sub-blocks
+        ordinary = load_factors(blocks, start, layout.d, -layout.scales.zero, unit)
+        if layout.m.size:
+            ordinary &= load_factors(blocks, start, layout.m, -layout.minima.zero, low)
         return ordinary
-    ordinary, g = True, 0
-    for b in range(number):
-        byte = start + np.uint64(b * nbytes)
-        d, m = half_at(blocks, byte, layout.factors[0]), half_at(blocks, byte, layout.factors[1])
-        ordinary &= (d & INFINITY) != INFINITY and (m & INFINITY) != INFINITY
-        for j in range(elements // sub):
-            scale, minimum = integer_at(blocks, byte, layout.scales, j), as_float(m)
-            if steps.size:
-                step = steps[np.uint8(scale)]
-                ordinary &= scale >= SMALLEST_NORMAL
-            else:
-                step = as_float(d) * np.float32(scale)
-            if layout.factors[1] >= 0:
-                minimum *= np.float32(integer_at(blocks, byte, layout.minima, j))
-            for _ in range(spread):
-                unit[g], low[g] = step, minimum
-                g += 1
+    ordinary = load_products(blocks, start, layout.d, layout.scales, unit)
+    if layout.m.size:
+        ordinary &= load_products(blocks, start, layout.m, layout.minima, low)
     return ordinary
 
 
 @inlined
-def load_factors(blocks, start, number, layout, at, out):
-    """The float16 at a byte of each block for each of its groups; whether all are finite."""
-    elements, nbytes, _ = layout.sizes
-    groups, halves, greatest = elements // GROUP, out.view(np.uint32), np.uint32(0)
-    for b in range(number):
-        byte = start + np.uint64(b * nbytes + at)
-        half = np.uint32(blocks[byte]) | np.uint32(blocks[byte + ONE]) << np.uint32(8)
-        greatest = max(greatest, half & np.uint32(0x7FFF))
-        for g in range(groups):
-            halves[b * groups + g] = half
+def load_table_steps(blocks, start, layout, unit):
+    """Steps that are looked up."""
+    ordinary, spread = True, GROUPS // layout.scales.byte.shape[1]
+    for j in range(GROUPS // spread):
+        scale = blocks[start + layout.scales.byte[0, j]]
+        ordinary &= scale >= SMALLEST_NORMAL or layout.small.size == 0
+        for k in range(spread):
+            unit[j * spread + k] = layout.steps[scale]
+    return ordinary
+
+
+@inlined
+def load_factors(blocks, start, at, integer, out):
+    """The factor of each block times an integer, for each of its groups; whether all are finite."""
+    halves, greatest, spread = out.view(np.uint32), np.uint32(0), GROUPS // at.size
+    for b in range(at.size):
+        half = half_at(blocks, start + at[b])
+        for k in range(spread):
+            halves[b * spread + k] = half
     for g in range(GROUPS):  # converted together: this loop vectorises
-        halves[g] = half_to_float32(halves[g] & np.uint32(0xFFFF))
+        greatest = max(greatest, halves[g] & np.uint32(0x7FFF))
+        out[g] = as_float(half_to_float32(halves[g] & np.uint32(0xFFFF))) * np.float32(integer)
     return greatest < np.uint32(0x7C00)
 
 
 @inlined
-def half_at(blocks, byte, at):
-    """The float16 at a byte of a block as float32 bits; 0 where there is none."""
-    if at < 0:
-        return np.uint32(0)
-    byte += np.uint64(at)
-    return half_to_float32(np.uint32(blocks[byte]) | np.uint32(blocks[byte + ONE]) << np.uint32(8))
+def load_products(blocks, start, at, numbers, out):
+    """The factor of a block times the integer of each sub-block, for each of its groups; whether it is finite."""
+    half = half_at(blocks, start + at[0])
+    factor = as_float(half_to_float32(half))
+    if numbers.byte.shape[1] == GROUPS:
+        for g in range(GROUPS):
+            out[g] = factor * np.float32(integer_at(blocks, start, numbers, g))
+    else:
+        for j in range(GROUPS // 2):
+            out[2 * j] = out[2 * j + 1] = factor * np.float32(integer_at(blocks, start, numbers, j))
+    return half & np.uint32(0x7C00) != np.uint32(0x7C00)
 
 
 @inlined
-def integer_at(blocks, byte, numbers, j):
-    """The integer of sub-block j."""
-    number = blocks[byte + np.uint64(numbers.byte[0, j])] >> numbers.shift[0, j] & numbers.masks[0]
+def half_at(blocks, byte):
+    """The bits of the float16 at a byte."""
+    return np.uint32(np.uint32(blocks[byte]) | np.uint32(blocks[byte + ONE]) << np.uint32(8))
+
+
+@inlined
+def integer_at(blocks, start, numbers, j):
+    """The integer of sub-block j of a tile."""
+    number = bits_at(blocks, start + numbers.byte[0, j], numbers.shift[0, j], numbers.masks[0])
     if numbers.masks[1]:
-        high = blocks[byte + np.uint64(numbers.byte[1, j])] >> numbers.shift[1, j] & numbers.masks[1]
-        number |= high << numbers.width
-    return np.int32(np.int32(np.uint8(number) ^ numbers.flip) - numbers.zero)
+        number |= bits_at(blocks, start + numbers.byte[1, j], numbers.shift[1, j], numbers.masks[1]) << numbers.width
+    return np.int32(np.int32(number ^ numbers.flip) - numbers.zero)
 
 
 @inlined
-def combine(q, code, unit, low, y):
-    """Integers times their steps, less their minima. A loop over two groups vectorises, one over a group does not."""
-    flip, zero = code
-    for pair in range(GROUPS // 2):
-        step0, step1, low0, low1 = unit[2 * pair], unit[2 * pair + 1], low[2 * pair], low[2 * pair + 1]
-        for i in range(2 * GROUP):
-            step, minimum = step0 if i < GROUP else step1, low0 if i < GROUP else low1
-            y[pair, i] = np.float32(np.int32(q[pair, i] ^ flip) - zero) * step - minimum
+def bits_at(blocks, byte, down, mask):
+    """Some of the bits of a byte."""
+    return np.uint32(np.uint32(blocks[byte]) >> (down & SEVEN) & mask)
 
 
 @inlined
-def look_up(q, values, unit, y):
+def collect(blocks, start, short, trits, q):
+    """Codes that lie in runs shorter than a group, each in its byte."""
+    words = q.view(np.uint32)
+    for i in range(TILE // QUAD):
+        byte = start + short.byte[0, i * QUAD]
+        words[i] = half_at(blocks, byte) | half_at(blocks, byte + TWO) << np.uint32(16)  # one move
+    if trits:
+        for i in range(TILE):
+            q[i] = np.uint8((np.uint32(q[i]) * short.shift[0, i] & BYTE) * np.uint32(3) >> np.uint32(8))
+    else:
+        for i in range(TILE):
+            q[i] = bits_at(q, i, short.shift[0, i], short.masks[0])
+
+
+@inlined
+def combine_any(blocks, start, layout, unit, low, y):
+    """Step 3, in the way of the type."""
+    if layout.way == PLAIN:
+        combine(blocks, start, layout.codes, unit, low, y)
+    elif layout.way == HIGH:
+        combine_high(blocks, start, layout.codes, unit, low, y)
+    elif layout.way == STREAM:
+        combine_stream(blocks, start, layout.codes, unit, low, y)
+    else:
+        look_up(blocks, start, layout.codes, layout.values, unit, y)
+
+
+@inlined
+def run_of(start, codes, row, g):
+    """Where the low or high bits of a group begin, and by how much they are shifted."""
+    return start + codes.byte[row, g], codes.shift[row, g]
+
+
+@inlined
+def element(code, codes, step, minimum):
+    """The integer of a code times its step, less its minimum."""
+    value = np.float32(np.int32(np.int32(code ^ codes.flip) - codes.zero))
+    return as_bits(np.float32(value * step) - minimum)
+
+
+@inlined
+def combine(blocks, start, codes, unit, low, y):
+    """Codes without high bits."""
+    mask = codes.masks[0]
+    for g in range(0, GROUPS, 2):
+        (at0, down0), (at1, down1) = run_of(start, codes, 0, g), run_of(start, codes, 0, g + 1)
+        step0, step1, low0, low1 = unit[g], unit[g + 1], low[g], low[g + 1]
+        to0, to1 = np.uint64(g) * COUNT, np.uint64(g + 1) * COUNT
+        for i in range(COUNT):
+            y[to0 + i] = element(bits_at(blocks, at0 + i, down0, mask), codes, step0, low0)
+            y[to1 + i] = element(bits_at(blocks, at1 + i, down1, mask), codes, step1, low1)
+
+
+@inlined
+def combine_high(blocks, start, codes, unit, low, y):
+    """Codes whose high bits stand apart, in runs as well."""
+    (mask, top), up = codes.masks, codes.width & SEVEN
+    for g in range(0, GROUPS, 2):
+        (at0, down0), (at1, down1) = run_of(start, codes, 0, g), run_of(start, codes, 0, g + 1)
+        (high0, off0), (high1, off1) = run_of(start, codes, 1, g), run_of(start, codes, 1, g + 1)
+        step0, step1, low0, low1 = unit[g], unit[g + 1], low[g], low[g + 1]
+        to0, to1 = np.uint64(g) * COUNT, np.uint64(g + 1) * COUNT
+        for i in range(COUNT):
+            code0 = bits_at(blocks, at0 + i, down0, mask) | bits_at(blocks, high0 + i, off0, top) << up
+            code1 = bits_at(blocks, at1 + i, down1, mask) | bits_at(blocks, high1 + i, off1, top) << up
+            y[to0 + i] = element(code0, codes, step0, low0)
+            y[to1 + i] = element(code1, codes, step1, low1)
+
+
+@inlined
+def combine_stream(blocks, start, codes, unit, low, y):
+    """Codes whose highest bits are a stream of single bits, 16 for a group."""
+    mask, up = codes.masks[0], codes.width & SEVEN
+    for g in range(0, GROUPS, 2):
+        (at0, down0), (at1, down1) = run_of(start, codes, 0, g), run_of(start, codes, 0, g + 1)
+        high0, high1 = half_at(blocks, start + codes.byte[1, g]), half_at(blocks, start + codes.byte[1, g + 1])
+        step0, step1, low0, low1 = unit[g], unit[g + 1], low[g], low[g + 1]
+        to0, to1 = np.uint64(g) * COUNT, np.uint64(g + 1) * COUNT
+        for i in range(COUNT):
+            code0 = bits_at(blocks, at0 + i, down0, mask) | (high0 >> np.uint32(i) & BIT) << up
+            code1 = bits_at(blocks, at1 + i, down1, mask) | (high1 >> np.uint32(i) & BIT) << up
+            y[to0 + i] = element(code0, codes, step0, low0)
+            y[to1 + i] = element(code1, codes, step1, low1)
+
+
+@inlined
+def look_up(blocks, start, codes, values, unit, y):
     """A table's values times their steps."""
-    for pair in range(GROUPS // 2):
-        step0, step1 = unit[2 * pair], unit[2 * pair + 1]
-        for i in range(2 * GROUP):
-            y[pair, i] = values[q[pair, i] & np.uint8(15)] * (step0 if i < GROUP else step1)
+    for g in range(0, GROUPS, 2):
+        (at0, down0), (at1, down1) = run_of(start, codes, 0, g), run_of(start, codes, 0, g + 1)
+        step0, step1, to0, to1 = unit[g], unit[g + 1], np.uint64(g) * COUNT, np.uint64(g + 1) * COUNT
+        for i in range(COUNT):
+            y[to0 + i] = as_bits(values[bits_at(blocks, at0 + i, down0, NIBBLE)] * step0)
+            y[to1 + i] = as_bits(values[bits_at(blocks, at1 + i, down1, NIBBLE)] * step1)
 
 
 @inlined
-def settle(y, q, unit, small):
+def settle(blocks, start, layout, unit, y):
     """Step 4 where a factor is not finite; and products that hardware might flush."""
     for at in range(TILE):
-        i = divmod(at, 2 * GROUP)
-        u, step = as_bits(y[i]), as_bits(unit[at // GROUP])
-        if small.size and step < np.uint32(0x800000):
-            u = small[(q[i] & 15) + (16 if step == np.uint32(0x400000) else 0)]
-        y[i] = as_float(NAN if (u & MAGNITUDE) > INFINITY else u)
+        g, i = divmod(at, GROUP)
+        u, step = y[at], as_bits(unit[g])
+        if layout.small.size and step < np.uint32(0x800000):
+            byte, down = run_of(start, layout.codes, 0, g)
+            u = layout.small[bits_at(blocks, byte + np.uint64(i), down, NIBBLE) + (16 if step == STEP_1 else 0)]
+        y[at] = NAN if (u & MAGNITUDE) > INFINITY else u
 
 
 @inlined
 def store(y, kind, out):
     """The elements, rounded once. Nothing is computed with them, so that hardware cannot flush them."""
-    if kind == FLOAT32:  # one loop per kind: the compiler vectorises each
-        for i in range(y.size):
-            out[i] = as_bits(y[i])
-    elif kind == BFLOAT16:
-        for i in range(y.size):
-            out[i] = float32_to_bfloat16(as_bits(y[i]))
+    if kind == BFLOAT16:  # one loop per kind: the compiler vectorises each
+        for i in range(TILE):
+            out[i] = float32_to_bfloat16(y[i])
     else:
-        for i in range(y.size):
-            out[i] = float32_to_half(as_bits(y[i]))
+        for i in range(TILE):
+            out[i] = float32_to_half(y[i])

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from arraycodec.base import Encoded, Given
+from arraycodec.base import Codec, Encoded, Given
 from arraycodec.codecs.minifloat import Minifloat
 from arraycodec.codecs.nvfp4 import NVFP4
 from arraycodec.containers import checks
@@ -93,24 +93,27 @@ def inputs(format: str, config: Config, tensors: Mapping[str, TensorView]) -> di
         module, parameter = modules.module_of(name)
         if format not in SOURCES or parameter != modules.WEIGHT or tensor.codec is None:
             continue
-        preset = None
         if isinstance(tensor.codec, NVFP4):
-            preset = "NVFP4" if f"{module}.{GLOBAL_SCALE}" in tensors else None
+            args = PRESETS["NVFP4"].input_activations if f"{module}.{GLOBAL_SCALE}" in tensors else None
         elif f"{module}.{SCALE}" in tensors:
-            preset = "FP8"
-        elif isinstance(tensor.codec, Minifloat):
-            preset = _dynamic(format, config, tensor.codec)
-        args = preset and PRESETS[preset].input_activations
-        if args and preset == "FP8_BLOCK":
-            _, columns = tensor.codec.block_size
-            args = replace(args, group_size=columns)
+            args = PRESETS["FP8"].input_activations
+        else:
+            args = _dynamic(format, config, tensor.codec)
         if args:
             found[module] = args
     return found
 
 
-def _dynamic(format: str, config: Config, codec: Minifloat) -> str | None:
-    """The preset of activations whose scales are found while a model runs."""
-    if format == "fp8" and config.quantization.get("activation_scheme") == "dynamic":
-        return "FP8_DYNAMIC" if codec.block_size is None else "FP8_BLOCK"
-    return "FP8_DYNAMIC" if format == "modelopt" and codec.block_size == (1, None) else None
+def _dynamic(format: str, config: Config, codec: Codec) -> Args | None:
+    """How activations are quantised whose scales are found while a model runs."""
+    block = codec.block_size if isinstance(codec, Minifloat) else None
+    if format == "modelopt":
+        return PRESETS["FP8_DYNAMIC"].input_activations if block == (1, None) else None
+    if config.quantization.get("activation_scheme") != "dynamic":
+        return None
+    groups = PRESETS["FP8_BLOCK"].input_activations
+    return (
+        replace(groups, group_size=block[1])
+        if groups and isinstance(block, tuple)
+        else PRESETS["FP8_DYNAMIC"].input_activations
+    )

@@ -12,6 +12,7 @@ from arraycodec.errors import ArgumentError
 from arraycodec.formats import modules
 from arraycodec.formats.compressed_tensors.args import MIXED, Args, Scheme
 from arraycodec.formats.compressed_tensors.resolve import Quantization, matches
+from arraycodec.formats.layers import IGNORE
 from arraycodec.formats.target import Decision
 
 VERSION = "0.20.0"  # of the library whose files these are
@@ -39,7 +40,7 @@ def quantization_config(said: Quantization | None, chosen: Mapping[str, Chosen])
     taken = {_module(name): decision for name, decision in chosen.items() if decision.scheme is not None}
     if not taken:
         return None
-    said = said or Quantization(_groups_of(taken), ("lm_head",))
+    said = said or Quantization(_groups_of(taken), IGNORE)
     in_use = [decision.scheme for decision in taken.values()]
     # Without weights a group is about activations alone, of modules that no file shows.
     schemes = [scheme for scheme in said.groups.values() if scheme.weights is None or _of(scheme, in_use)]

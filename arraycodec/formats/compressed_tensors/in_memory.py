@@ -12,7 +12,8 @@ from arraycodec.base import Codec, Encoded
 from arraycodec.containers import checks
 from arraycodec.errors import ArgumentError
 from arraycodec.formats.compressed_tensors.described import Chosen
-from arraycodec.formats.compressed_tensors.target import IGNORE, CompressedTensors, Layers
+from arraycodec.formats.compressed_tensors.target import CompressedTensors, Layers
+from arraycodec.formats.layers import IGNORE
 from arraycodec.spec import ArraySpec
 
 

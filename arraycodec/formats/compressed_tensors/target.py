@@ -21,12 +21,12 @@ from arraycodec.formats.compressed_tensors.described import Chosen
 from arraycodec.formats.compressed_tensors.presets import PRESETS
 from arraycodec.formats.compressed_tensors.resolve import METHOD, Quantization
 from arraycodec.formats.config import KEYS
+from arraycodec.formats.layers import IGNORE
 from arraycodec.formats.target import Decision
 from arraycodec.spec import ArraySpec
 
 ROUTER = "Router"
 CLASSES = ("Linear", "Embedding", ROUTER)  # of modules whose weights may be quantised
-IGNORE = ("lm_head",)
 STORED_ORDERS = ("group", "dynamic")
 ARITHMETIC = ("eager", "float32")
 Layers = Mapping[str, "str | Codec | None"]
