@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from arraycodec.cli.bench import bench
 from arraycodec.cli.convert import convert
 from arraycodec.cli.failures import DIFFERENT, EXIT_CODES, Group
 from arraycodec.cli.options import Base, Config, Every, Force, Jobs, Json, Quiet, Source
@@ -255,68 +256,7 @@ def list_(as_json: Json = False) -> None:
         views.inventory(found)
 
 
-@app.command(epilog="Example: arraycodec bench --shape 4096x4096 --schemes nf4,fp4 --quick")
-def bench(
-    file: Annotated[Path | None, typer.Argument(help="Measure on the tensors of this .safetensors file.")] = None,
-    shape: Annotated[str, typer.Option(metavar="ROWSxCOLS", help="The matrix to measure on.")] = "4096x11008",
-    schemes: Annotated[str | None, typer.Option(metavar="A,B", help="Only these; all if not given.")] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="Few repetitions, float32, no peers: a first look.")] = False,
-    lossless: Annotated[
-        bool,
-        typer.Option("--lossless", help="Of FILE only the lossless part: every mode, and peers on the whole file."),
-    ] = False,
-    folder: Annotated[
-        Path | None,
-        typer.Option("--results", metavar="DIR", help="Write results.md and four plots here; without FILE."),
-    ] = None,
-    as_json: Json = False,
-) -> None:
-    """Measure speed and error of every scheme on this machine, beside a plain copy and other libraries.
-
-    With a FILE and no --schemes every lossless mode too, on the whole file. Of the others those that are installed:
-    the extra `peers` brings them, the extra `plot` what draws the plots.
-    """
-    from arraycodec.cli import render, views_bench
-
-    if folder is not None:
-        _results(file, shape, schemes, quick, folder, as_json)
-        return
-    from arraycodec.checkpoints.bench import bench, parse_shape
-    from arraycodec.checkpoints.bench_lossless import bench_lossless, unfit
-
-    if lossless and (file is None or schemes):
-        raise typer.BadParameter("goes with a FILE, and without --schemes", param_hint="--lossless")
-    size, names = parse_shape(shape), schemes.split(",") if schemes else None
-    with render.status("measuring", not as_json) as say:
-        found = None if lossless else bench(file, size, names, quick=quick, say=say)
-        wanted = lossless or (file is not None and not schemes and unfit(file) is None)
-        whole = bench_lossless(file, quick=quick, say=say) if wanted and file else None
-    if as_json:
-        own = {"lossless": whole.to_json()} if whole else {}
-        render.emit_json((found.to_json() if found else {}) | own)
-        return
-    if found:
-        views_bench.bench(found)
-    if whole:
-        views_bench.lossless(whole)
-
-
-def _results(file: Path | None, shape: str, schemes: str | None, quick: bool, folder: Path, as_json: bool) -> None:
-    from arraycodec.checkpoints.bench import parse_shape
-    from arraycodec.checkpoints.bench_page import writable, write
-    from arraycodec.checkpoints.bench_results import results
-    from arraycodec.cli import render, views_bench
-
-    if file is not None:
-        raise typer.BadParameter("is measured without --results, which makes a matrix of its own", param_hint="FILE")
-    size, folder = parse_shape(shape), writable(folder)
-    with render.status("measuring", not as_json) as say:
-        found = results(size, schemes.split(",") if schemes else None, quick=quick, say=say)
-    written = write(found, folder)
-    if as_json:
-        render.emit_json(found.to_json())
-    else:
-        views_bench.results(found, written)
+app.command(epilog="Example: arraycodec bench --shape 4096x4096 --schemes nf4,fp4 --quick")(bench)
 
 
 @app.command(epilog="Example: arraycodec demo -o /tmp/demo")

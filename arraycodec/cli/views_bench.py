@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from arraycodec.checkpoints.bench import Bench
+from arraycodec.checkpoints.bench_formats import FormatBench
 from arraycodec.checkpoints.bench_lossless import LosslessBench
 from arraycodec.checkpoints.bench_page import percent
 from arraycodec.checkpoints.bench_results import Results
@@ -83,6 +84,37 @@ def lossless(found: LosslessBench) -> None:
 
 def _peak(nbytes: int | None) -> str:
     return "" if nbytes is None else size(nbytes)
+
+
+def formats(found: FormatBench, written: Path | None) -> None:
+    """A line for every format and count of threads, and where the page is."""
+    out = console()
+    rows = table("format", ">threads", ">encode", ">peer", ">times", ">decode", "?>out=", ">peer", ">times", "differs",
+                 title=f"GB/s of the dense side, {found.shape[0]} × {found.shape[1]}")  # fmt: skip
+    for row in found.rows:
+        encode, peer_encode, decode, into, peer_decode = map(
+            _rate, map(row.gb_s, (row.encode, row.peer_encode, row.decode, row.decode_into, row.peer_decode))
+        )
+        rows.add_row(
+            cell(row.format, "green"), cell(row.threads), cell(encode), cell(peer_encode),
+            cell(_times(row.times_encode), "bold"), cell(decode), cell(into), cell(peer_decode),
+            cell(_times(row.times_decode), "bold"), cell(row.differs or "", "red"),
+        )  # fmt: skip
+    rows.show(out)
+    out.print(cell("times: how often ours does it in the peer's time; differs: bits that are not the peer's", "dim"))
+    for note in found.notes:
+        out.print(cell(f"note: {note}", "yellow"), soft_wrap=True)
+    if written is not None:
+        out.print(cell(written), soft_wrap=True)
+    out.print(cell(_machine(found.machine), "dim"), soft_wrap=True)
+
+
+def _rate(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}" if value >= 0.1 else f"{value:.3f}"
+
+
+def _times(value: float | None) -> str:
+    return "" if value is None else f"{value:,.{1 if value < 10 else 0}f}"
 
 
 def results(found: Results, written: list[Path]) -> None:

@@ -1,4 +1,4 @@
-"""compressed-tensors' presets: scales from the extremes of the weights, and the compressor of each format, on a CPU."""
+"""compressed-tensors: scales from the extremes of the weights, and the compressor of each format, on a CPU."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from arraycodec.checkpoints.peers.tensors import stored, tensor
 NAME = "compressed-tensors"
 
 
-def _preset(name: str, x: np.ndarray) -> Calls:
+def preset(name: str, x: np.ndarray) -> Calls:
+    """The calls that store a matrix as one of its presets has it."""
     import torch
     from compressed_tensors.compressors import BaseCompressor
     from compressed_tensors.compressors.format import infer_module_format
@@ -30,11 +31,28 @@ def _preset(name: str, x: np.ndarray) -> Calls:
         scales, zeros = calculate_qparams(
             *_extremes(weight, scheme.weights), scheme.weights, state.get("weight_global_scale")
         )
+        if not scheme.weights.symmetric:
+            zeros = zeros.to(scheme.weights.zp_dtype)
         return compressor.compress(state | {"weight_scale": scales, "weight_zero_point": zeros}, scheme)
 
     return Calls(
         encode,
         lambda state: compressor.decompress(dict(state), scheme)["weight"],
+        lambda state: sum(stored(value) for value in state.values()),
+    )
+
+
+def sparse(format: str, x: np.ndarray) -> Calls:
+    """The calls that store a matrix sparse; releases up to 0.14 have them."""
+    from compressed_tensors.compressors import BaseCompressor, sparse_compressors  # noqa: F401  # later ones lack it
+    from compressed_tensors.config import SparsityCompressionConfig
+
+    config: Any = SparsityCompressionConfig.load_from_registry(format)
+    compressor: Any = BaseCompressor.load_from_registry(format, config=config)
+    weight = tensor(x)
+    return Calls(
+        lambda: compressor.compress({"module.weight": weight}),
+        lambda state: dict(compressor.decompress_from_state_dict(state))["module.weight"],
         lambda state: sum(stored(value) for value in state.values()),
     )
 
@@ -55,8 +73,8 @@ def _extremes(weight: Any, args: Any) -> tuple[Any, Any]:
 OURS = {"flavour": "compressed-tensors"}
 
 ENTRIES = tuple(
-    Entry(NAME, preset, scheme, params, "same", partial(_preset, preset))
-    for preset, scheme, params in (
+    Entry(NAME, name, scheme, params, "same", partial(preset, name))
+    for name, scheme, params in (
         ("W4A16", "w4a16", {}),
         ("W8A8", "w8a8", {}),
         ("FP8_DYNAMIC", "fp8-channel", {}),

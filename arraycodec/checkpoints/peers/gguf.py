@@ -23,6 +23,18 @@ def _quants(kind: str, x: np.ndarray) -> Calls:
     return Calls(lambda: quants.quantize(x, qtype), lambda encoded: quants.dequantize(encoded, qtype), nbytes)
 
 
+def blocks(kind: str, given: np.ndarray) -> Calls:
+    """The call that decodes blocks which are there already."""
+    from gguf import GGMLQuantizationType, quants  # type: ignore[attr-defined]
+
+    qtype = GGMLQuantizationType[kind]
+    return Calls(
+        lambda: {"blocks": given},
+        lambda stored: quants.dequantize(stored["blocks"], qtype),
+        lambda stored: stored["blocks"].nbytes,
+    )
+
+
 ENTRIES = (
     Entry(NAME, "Q8_0", "int8_linear", {"block_size": 32}, "float16 scales", partial(_quants, "Q8_0")),
     Entry(NAME, "Q4_0", "int4_linear", {"block_size": 32}, "float16 scales, 16 levels from -8",
