@@ -51,7 +51,7 @@ PRESETS = (
     "MXFP8A16",
 )  # fmt: skip
 ZEROS = (50, 90)  # percent of the elements of a sparse matrix
-GROUPS = (PRESET, GGUF, SPARSE) = ("compressed-tensors", "GGUF", "sparse")
+GROUPS = (PRESET, GGUF, SPARSE) = ("presets", "GGUF", "sparse")
 MODULE = "up_proj"
 Stored = Mapping[str, np.ndarray]
 Say = Callable[[str], None]
@@ -198,7 +198,7 @@ def _calls(format: Format, work: Work, notes: list[str]) -> tuple[Calls, Any, st
         values = api.to_numpy(calls.decode(stored))
         theirs = {_role(name): api.to_numpy(value) for name, value in stored.items()}
     except Exception as error:  # whatever another library raises must not end a benchmark of ours
-        what = f"{format.library}, {format.group} formats" if isinstance(error, ImportError) else format.label
+        what = f"{format.library}, {format.group}" if isinstance(error, ImportError) else format.label
         notes.append(f"{what}: {type(error).__name__}: {str(error).partition(chr(10))[0]:.120}")
         return None
     ours = {_role(name): value for name, value in work.stored.items()}

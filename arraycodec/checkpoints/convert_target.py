@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from arraycodec.checkpoints.convert_tensor import bare
 from arraycodec.checkpoints.policy import FLOATS
 from arraycodec.checkpoints.weights import Folder, Given, held
+from arraycodec.containers.checks import shown
 from arraycodec.errors import ArgumentError
 from arraycodec.formats.bitsandbytes.target import Bitsandbytes
 from arraycodec.formats.compressed_tensors.activations import as_stored, inputs
 from arraycodec.formats.compressed_tensors.target import CompressedTensors
 from arraycodec.formats.config import Config, given_config
 from arraycodec.formats.dense import Dense
-from arraycodec.formats.layers import IGNORE, Layers, Scheme
+from arraycodec.formats.layers import IGNORE, Layers, Scheme, check_expressions
 from arraycodec.formats.native import Native
 from arraycodec.formats.target import Target
 from arraycodec.spec import ArraySpec
@@ -58,6 +60,8 @@ class Wanted:
         if scheme is not None:
             found.setdefault(LINEAR, scheme)
         ignored = IGNORE if ignore is None else (ignore,) if isinstance(ignore, str) else tuple(ignore)
+        check_expressions(found, "layers (--scheme)")
+        check_expressions(ignored, "ignore (--ignore)")
         return cls(to, found, ignored, None if config is None else given_config(config, None), dtype)
 
     def target(self, folder: Folder, model: Mapping[str, Any]) -> Target:
@@ -73,12 +77,13 @@ class Wanted:
         ignore = (*self.ignore, HEAD) if _tied(model) and HEAD not in self.ignore else self.ignore
         found = self._made(self.layers, ignore)
         if not self.layers and not _keeps(found, folder):
+            _check_plain(folder, self.to)
             found = self._made({LINEAR: SCHEMES[self.to]}, ignore)
         return _described(found, folder) if isinstance(found, CompressedTensors) else found
 
     def check(self, specs: Mapping[str, ArraySpec]) -> None:
-        """ArgumentError for a target of `layers` that none of these tensors has."""
-        Layers(self.layers).check(specs, also=CLASSES)
+        """ArgumentError for a target of `layers` or `ignore` that none of these tensors has."""
+        Layers(self.layers, self.ignore).check(specs, also=CLASSES)
 
     def _made(self, layers: Mapping[str, Scheme], ignore: tuple[str, ...]) -> Target:
         return Native(Layers(layers, ignore)) if self.to == Native.name else FOREIGN[self.to].of(layers, ignore)
@@ -91,6 +96,18 @@ def _keeps(target: Target, folder: Folder) -> bool:
         if codec is not None and target.decide(name, tensor.spec, codec).codec is not None:
             return True
     return False
+
+
+def _check_plain(folder: Folder, to: str) -> None:
+    """ArgumentError for a weight that is quantised, in a codec that the target has not: no default encodes it anew."""
+    for name, (_, tensor) in folder.tensors.items():
+        codec = bare(held(tensor))
+        if codec is not None and not codec.lossless:
+            raise ArgumentError(
+                f"{Path(tensor.path).name}: tensor {shown(name)}: is quantised as {codec} already, which {to} cannot "
+                "keep; scheme= (--scheme) says how to encode it anew, such as "
+                f"{SCHEMES[to]}"
+            )
 
 
 def as_target_sees(folder: Folder, to: str) -> Folder:

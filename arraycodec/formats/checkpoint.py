@@ -16,6 +16,7 @@ from arraycodec.containers.reader import Container, open_file
 from arraycodec.containers.shards import SUFFIX
 from arraycodec.containers.view import Reading, TensorView
 from arraycodec.errors import FormatError
+from arraycodec.formats import leftover
 from arraycodec.formats.config import Config, given_config, read_config
 from arraycodec.formats.translated import Translated
 
@@ -39,12 +40,7 @@ SELF_DESCRIBING = {
     ".compressed": "compressed-tensors",  # sparse weights
     ".bitmask": "compressed-tensors",
 }
-NEED_CONFIG = {
-    ".weight_packed": "compressed-tensors",
-    ".weight_scale": "compressed-tensors, ModelOpt or an fp8 format",
-    ".weight_scale_inv": "block fp8",
-    ".qweight": "GPTQ or AWQ",
-}
+SCALE = ".weight_scale"  # which is refused beside floats too, where no configuration says what it is for
 GGUF = ".gguf"
 
 
@@ -119,6 +115,7 @@ def translated(raw: Mapping[str, LazyTensor], config: Config, how: Reading) -> t
     """The format of these stored tensors, and the checkpoint's tensors: weights translated, the others as they are.
 
     None and the tensors themselves where they are in no foreign format. Weights stand where their main part did.
+    FormatError where a tensor that no weight has taken is a part of one in another format: it is no weight itself.
     """
     name = format_of(raw, config)
     if name is None:
@@ -134,6 +131,10 @@ def translated(raw: Mapping[str, LazyTensor], config: Config, how: Reading) -> t
             if key in weights:
                 raise FormatError(f"{tensor.where}: stands beside the parts of the same weight")
             tensors[key] = tensor
+    if found := leftover.seen({key: tensor for key, tensor in raw.items() if key not in used}):
+        tensor, looks = found
+        said = f"{config.where} says {name}" if config.method else f"others are of {name}"
+        raise FormatError(f"{tensor.where}: is of a quantised checkpoint ({looks}), but {said}, which has no such part")
     return name, tensors
 
 
@@ -163,11 +164,11 @@ def unconfigured(raw: Mapping[str, LazyTensor], config: Config) -> str | None:
     """
     if config.method is not None or any(f".{key}".endswith(ending) for key in raw for ending in SELF_DESCRIBING):
         return None
-    for key, tensor in raw.items():
-        for ending, told in NEED_CONFIG.items():
-            if key.endswith(ending):
-                return (
-                    f"{tensor.where}: is of a quantised checkpoint ({told}), but {config.where} has no "
-                    "quantization_config; --config (in Python config=) may name one"
-                )
-    return None
+    scales = next((tensor for key, tensor in raw.items() if f".{key}".endswith(SCALE)), None)
+    found = leftover.seen(raw) or (scales and (scales, leftover.SCALED))
+    if not found:
+        return None
+    return (
+        f"{found[0].where}: is of a quantised checkpoint ({found[1]}), but {config.where} has no "
+        "quantization_config; --config (in Python config=) may name one"
+    )

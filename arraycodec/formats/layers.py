@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from arraycodec.base import Codec
 from arraycodec.errors import ArgumentError, FormatError
 from arraycodec.formats.compressed_tensors.resolve import matches
-from arraycodec.formats.modules import kind, module_of
+from arraycodec.formats.modules import WEIGHT, kind, module_of
 from arraycodec.spec import ArraySpec
 
 IGNORE = ("lm_head",)  # what nobody quantises unless asked to
@@ -48,18 +48,36 @@ class Layers:
         return next((target for target in self.ignore if _named(target, name) or target == found), None)
 
     def check(self, specs: Mapping[str, ArraySpec], also: Iterable[str] = ()) -> None:
-        """ArgumentError for a target of a scheme that none of these tensors has, and which would do nothing.
+        """ArgumentError for a target, of a scheme or ignored, that none of these tensors has and which does nothing.
 
-        also  targets that are fine though nothing has them.
+        also  targets that are fine though nothing has them; those of `IGNORE` are.
         """
         kinds = {kind(name, spec) for name, spec in specs.items()}
-        for target in self.schemes:
-            if target in kinds or target in also or any(_named(target, name) for name in specs):
-                continue
-            known = sorted({module_of(name)[0] or name for name in specs} | {found for found in kinds if found})
-            close = difflib.get_close_matches(target, known, 3)
-            told = f", closest are {', '.join(close)}" if close else ""
-            raise ArgumentError(f"layers: {target!r} matches none of {len(known)} modules{told}")
+        known = sorted({module_of(name)[0] or name for name in specs} | {found for found in kinds if found})
+        for where, targets in (("layers", self.schemes), ("ignore", set(self.ignore) - set(IGNORE))):
+            for target in sorted(targets):
+                if target in kinds or target in also or any(_named(target, name) for name in specs):
+                    continue
+                raise ArgumentError(f"{where}: {target!r} matches none of {len(known)} modules{closest(target, known)}")
+
+
+def closest(target: str, known: Iterable[str]) -> str:
+    """The end of a message: which of the known modules and classes a target may have meant.
+
+    >>> closest("lm_heda", ["lm_head", "model.embed_tokens"])
+    ', closest are lm_head'
+    """
+    close = difflib.get_close_matches(target.removesuffix(f".{WEIGHT}"), [*known], 3)
+    return f", closest are {', '.join(close)}" if close else ""
+
+
+def check_expressions(targets: Iterable[str], where: str) -> None:
+    """ArgumentError for a target of the user's that is no regular expression, though it says so."""
+    for target in targets:
+        try:
+            matches(target, "")
+        except FormatError as error:
+            raise ArgumentError(f"{where}: {str(error).removeprefix('target: ')}") from None
 
 
 def _named(target: str, name: str) -> bool:

@@ -62,10 +62,14 @@ def other(change: str = "", fails: type[Exception] | None = None):
     return Format("sparse", "numpy", "W8A8, other", prepare)
 
 
-def test_every_format_is_there_and_works():
+def test_every_format_is_there():
+    assert {*PRESETS, *TYPES} < {format.label for format in FORMATS} and {*GROUPS} == {f.group for f in FORMATS}
+    assert len({format.label for format in FORMATS}) == len(FORMATS)
+
+
+def test_every_format_works():
     found = bench_formats(SHAPE, quick=True)
     assert [row.format for row in found.rows] == [format.label for format in FORMATS] and not found.notes
-    assert {*PRESETS, *TYPES} < {row.format for row in found.rows}
     assert {row.threads for row in found.rows} == {max(counts())}
     for row in found.rows:
         assert 0 < row.stored < row.nbytes and row.differs is row.peer_encode is row.peer_decode is None
@@ -96,14 +100,14 @@ def test_peers_that_are_not_there_are_noted(monkeypatch):
     assert len(found.rows) == 4 * len(counts()) and all(row.differs is None for row in found.rows)
     assert found.notes == (
         "no-such-library: not installed",
-        "numpy, sparse formats: ImportError: no",
+        "numpy, sparse: ImportError: no",
         r"W8A8, other: KeyError: 'no\nreally'",
     )
 
 
 def test_the_tables_of_the_page(tmp_path):
     found = bench_formats(SHAPE, FEW, quick=True)
-    assert [row.group for row in found.rows] == ["compressed-tensors", "GGUF", "sparse", "sparse"]
+    assert [row.group for row in found.rows] == ["presets", "GGUF", "sparse", "sparse"]
     path = write(found, tmp_path / "new")
     assert path.name == PAGE and all(f"<!-- speeds:{group} -->\n\n{found.date}" in path.read_text() for group in GROUPS)
     path.write_text("Before.\n" + path.read_text() + "After.\n")
@@ -111,7 +115,7 @@ def test_the_tables_of_the_page(tmp_path):
     after = path.read_text()
     assert "| Q8_0 |" in after and "| Q4_K |" not in after and "| W4A16 |" in after  # the other tables stay
     assert (after[:8], after[-7:]) == ("Before.\n", "After.\n")
-    with pytest.raises(ac.ArgumentError, match="must have the marks <!-- speeds:compressed-tensors -->"):
+    with pytest.raises(ac.ArgumentError, match="must have the marks <!-- speeds:presets -->"):
         page(found, "# Nothing\n")
     assert [number(x) for x in (0.0312, 9.96, 1312.0)] == [".031", "10.0", "1,312"]
 
@@ -124,8 +128,10 @@ def test_the_command(tmp_path):
     assert "| Q4_K |" in (tmp_path / PAGE).read_text()
     found = run(app, ["bench", "--formats", *shape, "--schemes", "Q4_K", "--json"])
     assert {"machine", "date", "load", "shape", "rows", "notes"} == set(json.loads(found.stdout))
-    for wrong in (["model.safetensors"], ["--lossless"], ["--schemes", "W5A16"], ["--shape", "8x100"]):
-        assert run(app, ["bench", "--formats", "--quick", *wrong]).exit_code != 0, wrong
+    for wrong in (["model.safetensors"], ["--lossless"], ["--schemes", "W5A16"]):
+        assert run(app, ["bench", "--formats", *shape, *wrong]).exit_code == 2, wrong
+    found = run(app, ["bench", "--formats", "--shape", "8x100", "--schemes", "W4A16"])
+    assert found.exit_code == 2 and "nothing to measure: W4A16: tensor" in found.stderr
 
 
 def test_the_peers_that_are_installed_store_and_decode_the_same_bits(level):
@@ -136,7 +142,7 @@ def test_the_peers_that_are_installed_store_and_decode_the_same_bits(level):
     here = {row.group for row in found.rows if row.differs is not None}
     for row in found.rows:
         assert row.differs in (None, "", *(["stored"] if row.format.startswith("sparse-24") else [])), row
-    for library, group in (("compressed-tensors", "compressed-tensors"), ("gguf", "GGUF")):
+    for library, group in (("compressed-tensors", "presets"), ("gguf", "GGUF")):
         try:
             old = metadata.version(library).startswith("0.14")
         except metadata.PackageNotFoundError:

@@ -50,3 +50,49 @@ def test_quantised_tensors_without_a_configuration_are_refused(tmp_path):
     for name in ("a.weight_packed", "a.qweight", "a.weight_scale_inv"):
         with pytest.raises(ac.FormatError, match=f"'{name}'.*no quantization_config; --config"):
             ac.open_checkpoint(folder(tmp_path, {name: np.ones((3, 3), np.int32)}))
+
+
+CODES, SCALE = np.ones((4, 8), np.int8), np.ones(4, np.float32)
+PARTS = {
+    "GPTQ or AWQ": {"a.qweight": np.ones((1, 8), np.int32), "a.scales": np.ones((1, 8), np.float16)},
+    "compressed-tensors": {"a.weight_packed": np.ones((4, 1), np.int32)},
+    "block fp8": {"a.gate_up_proj_scale_inv": SCALE},
+    "bitsandbytes": {"a.weight": CODES, "a.SCB": SCALE},
+    "bitsandbytes ": {"a.weight": np.ones((16, 1), np.uint8), "a.weight.absmax": SCALE},
+    "sparse": {"a.compressed": SCALE, "a.bitmask": np.ones(1, np.uint8)},
+    "an fp8 format": {"a.weight": CODES.view(np.uint8), "a.weight_scale": SCALE},
+}
+SAID = {
+    "bitsandbytes": {},
+    "fp8": {"weight_block_size": [128, 128]},
+    "gptq": {"bits": 4},
+    "modelopt": {"quant_algo": "FP8"},
+    "compressed-tensors": {"format": "dense", "config_groups": {}},
+    None: {},
+}
+
+
+@pytest.mark.parametrize("looks", PARTS)
+@pytest.mark.parametrize("method", SAID)
+def test_parts_of_another_format_than_the_configuration_says_are_no_plain_tensors(tmp_path, method, looks):
+    more = {} if method is None else {"quantization_config": {"quant_method": method, **SAID[method]}}
+    tensors = {"norm.weight": np.ones(4, np.float32), **PARTS[looks]}
+    with pytest.raises(ac.FormatError, match="tensor 'a|module 'a'") as error:
+        with ac.open_checkpoint(folder(tmp_path, tensors, more)) as model:
+            assert model["a.weight"].codec is not None, "read as plain"
+            raise ac.FormatError("tensor 'a.weight' is read by its own format")
+    assert "read as plain" not in str(error.value)
+
+
+def test_what_is_left_over_is_named_with_what_it_looks_like(tmp_path):
+    config = {"quantization_config": {"quant_method": "bitsandbytes"}}
+    told = r"'a.qweight': is of a quantised checkpoint \(GPTQ or AWQ\), but .*config.json says bitsandbytes"
+    with pytest.raises(ac.FormatError, match=told):
+        ac.open_checkpoint(folder(tmp_path, PARTS["GPTQ or AWQ"], config))
+
+
+def test_scales_that_belong_to_no_weight_stay(tmp_path):
+    config = {"quantization_config": {"quant_method": "modelopt", "quant_algo": "FP8"}}
+    tensors = {"a.weight": np.ones((4, 8), np.float32), "a.input_scale": SCALE, "a.k_scale": SCALE, "b.absmax": SCALE}
+    with ac.open_checkpoint(folder(tmp_path, tensors, config)) as model:
+        assert list(model) == list(tensors)

@@ -14,16 +14,17 @@ from arraycodec.base import Codec, Encoded, Then
 from arraycodec.codecs.codebook import Codebook
 from arraycodec.codecs.llm_int8 import LLMInt8
 from arraycodec.containers import checks
-from arraycodec.errors import ArgumentError, FormatError
+from arraycodec.errors import ArgumentError, FormatError, UnknownCodecError
 from arraycodec.formats.bitsandbytes.layout import NESTED, STORAGES, TYPES, Stored, levels, seen_as
 from arraycodec.formats.config import Config
 from arraycodec.formats.layers import IGNORE, Layers
-from arraycodec.formats.modules import kind, module_of
+from arraycodec.formats.modules import EXPERTS, kind, module_of
 from arraycodec.formats.target import Decision
 from arraycodec.primitives.floats import KINDS
 from arraycodec.spec import ArraySpec
 
 BLOCK_SIZES = tuple(32 << i for i in range(8))  # that its kernels take
+NAMES = ("nf4", "fp4", "nf4-double", "fp4-double", "llm_int8")  # of schemes that its files hold
 MATRIX = ArraySpec((1, 1), "float32")  # stands for the weight of a module of which only the name is known
 
 
@@ -57,8 +58,8 @@ class Bitsandbytes:
     def of(
         cls, layers: Mapping[str, str | Codec | None], ignore: tuple[str, ...] = IGNORE, **options: Any
     ) -> Bitsandbytes:
-        """The target for these layers, whose schemes are nf4, fp4, nf4-double, fp4-double or llm_int8 (or codecs)."""
-        codecs = {target: None if scheme is None else registry.codec(scheme) for target, scheme in layers.items()}
+        """The target for these layers; schemes are nf4, fp4, nf4-double, fp4-double, llm_int8 (or int8), and codecs."""
+        codecs = {target: None if scheme is None else _codec(scheme) for target, scheme in layers.items()}
         if fault := next(filter(None, map(_fault, filter(None, codecs.values()))), None):
             raise ArgumentError(f"bitsandbytes: {fault}")
         if len({isinstance(codec, LLMInt8) for codec in codecs.values() if codec}) > 1:
@@ -109,6 +110,8 @@ class Bitsandbytes:
             return Decision(None, unfit)
         if codec is not None and _alike(codec, chosen):
             return Decision(codec, f"{target}: as it was")
+        if target == "Linear" and EXPERTS.search(name):
+            return Decision(None, "Experts: transformers loads them plain")
         return Decision(chosen, target, "float16" if isinstance(chosen, LLMInt8) else None)
 
     def carries(self, name: str, decisions: Mapping[str, Decision]) -> bool:
@@ -174,6 +177,15 @@ class Bitsandbytes:
     def _stored(self, encoded: Encoded) -> Stored:
         offset = encoded.planes.get("absmax.offset")
         return Stored.of(encoded.codec, encoded.spec, self.storage, None if offset is None else float(offset))
+
+
+def _codec(scheme: str | Codec) -> Codec:
+    """The codec of a scheme; of names those of `NAMES`, `int8`, which is llm_int8 here, and codecs' own."""
+    try:
+        return registry.codec("llm_int8" if scheme == "int8" else scheme)
+    except UnknownCodecError as error:
+        allowed = f"{', '.join(NAMES)} or a codec"
+        raise UnknownCodecError(f"bitsandbytes: scheme must be {allowed}, got {scheme!r}") from error
 
 
 def _fault(codec: Codec) -> str | None:

@@ -12,7 +12,7 @@ from arraycodec.errors import ArgumentError
 from arraycodec.formats import modules
 from arraycodec.formats.compressed_tensors.args import MIXED, Args, Scheme
 from arraycodec.formats.compressed_tensors.resolve import Quantization, matches
-from arraycodec.formats.layers import IGNORE
+from arraycodec.formats.layers import IGNORE, closest
 from arraycodec.formats.target import Decision
 
 VERSION = "0.20.0"  # of the library whose files these are
@@ -68,8 +68,9 @@ def check_targets(expected: tuple[str, ...], chosen: Mapping[str, Chosen]) -> No
     for target in expected:
         if not any(matches(target, module) for module in present):
             raise ArgumentError(
-                f"compressed-tensors: target {checks.shown(target)} matches none of {len(present)} modules; it must be "
-                "the whole name of one, such as 'model.layers.0.mlp.up_proj', or 're:' and a regular expression"
+                f"compressed-tensors: target {checks.shown(target)} matches none of {len(present)} modules"
+                f"{closest(target, present)}; it must be the whole name of one, without .weight, such as "
+                "'model.layers.0.mlp.up_proj', 're:' and a regular expression, or a class (Linear, Embedding)"
             )
 
 

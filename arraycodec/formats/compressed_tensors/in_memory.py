@@ -11,9 +11,11 @@ from arraycodec import api, calibration, registry
 from arraycodec.base import Codec, Encoded
 from arraycodec.containers import checks
 from arraycodec.errors import ArgumentError
+from arraycodec.formats import modules
 from arraycodec.formats.compressed_tensors.described import Chosen
-from arraycodec.formats.compressed_tensors.target import CompressedTensors, Layers
-from arraycodec.formats.layers import IGNORE
+from arraycodec.formats.compressed_tensors.resolve import matches
+from arraycodec.formats.compressed_tensors.target import CLASSES, CompressedTensors, Layers
+from arraycodec.formats.layers import IGNORE, check_expressions, closest
 from arraycodec.spec import ArraySpec
 
 
@@ -57,6 +59,8 @@ def to_compressed_tensors(
     tensors = {**tensors, **(scales or {})}
     decisions = {name: target.decide(name, *_spec(value)) for name, value in tensors.items()}
     config = target.quantization_config(decisions)
+    if ignore is not None:
+        _check_ignored([ignore] if isinstance(ignore, str) else ignore, decisions)
     shared = _shared(target, tensors, decisions)
     found: dict[str, Any] = {}
     for name, value in tensors.items():
@@ -82,6 +86,16 @@ def target_for(
     if not layers:
         raise ArgumentError("compressed-tensors: scheme must name at least one target, got none")
     return CompressedTensors.of(layers, IGNORE if ignore is None else ignore, **options)
+
+
+def _check_ignored(ignore: Sequence[str], decisions: Mapping[str, Chosen]) -> None:
+    """ArgumentError for a target to be ignored that no module has: what it was meant for would be quantised."""
+    check_expressions(ignore, "ignore")
+    present = sorted({modules.module_of(name)[0] for name in decisions})
+    for target in ignore:
+        if target not in (*IGNORE, *CLASSES) and not any(matches(target, module) for module in present):
+            told = f"matches none of {len(present)} modules{closest(target, present)}"
+            raise ArgumentError(f"compressed-tensors: ignore: {checks.shown(target)} {told}")
 
 
 def _spec(value: Any) -> tuple[ArraySpec, Codec | None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
 from typing import Any, ClassVar
 
 import numpy as np
@@ -13,7 +14,7 @@ from arraycodec.base import Codec, Encoded
 from arraycodec.codecs.microscaling import Microscaling
 from arraycodec.codecs.nvfp4 import NVFP4
 from arraycodec.containers import checks
-from arraycodec.errors import ArgumentError
+from arraycodec.errors import ArgumentError, UnknownCodecError
 from arraycodec.formats import modules
 from arraycodec.formats.compressed_tensors import described, stored
 from arraycodec.formats.compressed_tensors.args import Args, Scheme
@@ -21,7 +22,7 @@ from arraycodec.formats.compressed_tensors.described import Chosen
 from arraycodec.formats.compressed_tensors.presets import PRESETS
 from arraycodec.formats.compressed_tensors.resolve import METHOD, Quantization
 from arraycodec.formats.config import KEYS
-from arraycodec.formats.layers import IGNORE
+from arraycodec.formats.layers import IGNORE, check_expressions
 from arraycodec.formats.target import Decision
 from arraycodec.spec import ArraySpec
 
@@ -82,6 +83,8 @@ class CompressedTensors:
         """
         if not layers:
             return cls(None, arithmetic, kinds)
+        ignore = (ignore,) if isinstance(ignore, str) else tuple(ignore)
+        check_expressions((*layers, *ignore), "compressed-tensors")
         schemes: list[Scheme] = []
         for target, scheme in layers.items():
             if scheme is None:
@@ -233,7 +236,14 @@ def scheme_of(scheme: str | Codec) -> Scheme:
     """The Scheme, without targets, of one of the library's presets, one of our schemes, or a codec of weights."""
     if isinstance(scheme, str) and scheme.upper() in PRESETS:
         return PRESETS[scheme.upper()]
-    codec = registry.codec(scheme)
+    try:
+        codec = registry.codec(scheme)
+    except UnknownCodecError as error:
+        close = get_close_matches(str(scheme).upper(), PRESETS, 3)
+        if not close:
+            raise
+        message = f"compressed-tensors: scheme {scheme!r} is not known, closest are {', '.join(close)}"
+        raise UnknownCodecError(f"{message}; `arraycodec list` shows all") from error
     args = stored.args_of(codec)
     if args is None:
         presets = ", ".join(PRESETS)
