@@ -246,7 +246,8 @@ def framework(name: str) -> Any:
         return importlib.import_module("arraycodec.reference")
     found = _entry_points("arraycodec.backends")
     if name not in found:
-        raise UnsupportedByBackend(f"framework: must be numpy or one of {', '.join(sorted(found))}, got {name!r}")
+        own = sorted({found[key].value: key for key in sorted(found, reverse=True)}.values())  # jaxlib is jax
+        raise UnsupportedByBackend(f"framework: must be numpy or one of {', '.join(own)}, got {name!r}")
     try:
         return found[name].load()
     except ModuleNotFoundError as error:

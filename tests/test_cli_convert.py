@@ -92,6 +92,8 @@ def test_a_configuration_of_ones_own(src, tmp_path):
         (["--to", "arraycodec", "-s", "=nf4"], 2, "[TARGET=]SCHEME"),
         (["--to", "arraycodec", "-s", "nf4", "-s", "fp4"], 2, "given twice"),
         (["--to", "arraycodec", "-s", "secret"], 2, "secret"),
+        (["--to", "compressed-tensors", "-s", "re:.*(down=W4A16"], 2, "layers (--scheme): 're:.*(down' is no regular"),
+        (["--to", "bitsandbytes", "--ignore", "lm_heda"], 2, "ignore: 'lm_heda' matches none of"),
         (["--to", "arraycodec", "-s", "layers.7=nf4"], 2, "layers.7"),
         (["--to", "dense", "-s", "nf4"], 2, "takes no scheme"),
         (["--to", "compressed-tensors", "--config", "missing.json"], 5, "missing.json"),

@@ -7,6 +7,7 @@ can be measured one after another.
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -47,10 +48,11 @@ def told(found: FormatBench) -> str:
     machine = found.machine
     versions = ", ".join(f"{name} {machine[name]}" for name in PACKAGES if name in machine)
     load = " to ".join(f"{value:g}" for value in dict.fromkeys(found.load))
-    return (
+    text = (
         f"{found.date}, {found.shape[0]} × {found.shape[1]}; {machine['cpu']}, {machine['cores_available']} of "
         f"{machine['cores']} cores; {versions}." + (f" Load before and after: {load}." if load else "")
     )
+    return textwrap.fill(text, 120, break_long_words=False, break_on_hyphens=False)
 
 
 def table(rows: Sequence[FormatSpeed]) -> str:
@@ -85,6 +87,6 @@ def number(value: float) -> str:
     >>> number(0.0312), number(0.312), number(3.12), number(31.2), number(1312)
     ('.031', '.31', '3.1', '31', '1,312')
     """
-    if value < 1:
-        return f"{value:.{3 if value < 0.1 else 2}f}".lstrip("0")
-    return f"{value:.1f}" if value < 10 else f"{value:,.0f}"
+    if value < 0.995:
+        return f"{value:.{3 if value < 0.0995 else 2}f}".lstrip("0")
+    return f"{value:.1f}" if value < 9.95 else f"{value:,.0f}"

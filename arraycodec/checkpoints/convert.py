@@ -11,6 +11,7 @@ from arraycodec.checkpoints.conversion import Conversion
 from arraycodec.checkpoints.convert_files import Files, config_bytes, files_of, index_bytes, model_of, write
 from arraycodec.checkpoints.convert_plan import Part, plan_folder
 from arraycodec.checkpoints.convert_target import FOREIGN, Wanted, as_target_sees
+from arraycodec.checkpoints.convert_tensor import Item
 from arraycodec.checkpoints.convert_write import Shard, head_bytes, write_shard
 from arraycodec.checkpoints.files import copy, refuse_existing, undone_on_failure
 from arraycodec.checkpoints.pipeline import Done, Progress, using
@@ -18,8 +19,10 @@ from arraycodec.checkpoints.report import total
 from arraycodec.checkpoints.tree import Tree, scan
 from arraycodec.checkpoints.weights import Given, Path_, opened_weights
 from arraycodec.errors import ArgumentError
+from arraycodec.formats.bitsandbytes.target import Bitsandbytes
 from arraycodec.formats.config import CONFIG
 from arraycodec.formats.layers import Scheme
+from arraycodec.formats.modules import conv1d
 
 
 def convert(
@@ -50,11 +53,11 @@ def convert(
                    "arraycodec" it may be a safetensors file too.
     to             "dense", "arraycodec", "bitsandbytes" or "compressed-tensors".
     scheme         of all Linear weights: a scheme's name, a preset of the target ("W4A16"), or a codec. With neither
-                   it nor `layers` nor `config`, weights stay in the codecs they have; where there are none that can,
-                   it is nf4, for compressed-tensors W4A16.
+                   it nor `layers` nor `config`, weights stay in the codecs they have. Where none has any, it is nf4,
+                   for compressed-tensors W4A16; where the target has none of them, ArgumentError.
     layers         target -> scheme, or None for what is to be plain; a target is the name of a module, "re:" and an
                    expression, or a class. Names come before expressions, these before classes.
-    ignore         targets that no scheme is for; ("lm_head",) by default.
+    ignore         targets that no scheme is for; ("lm_head",) by default. Others must be there, as those of `layers`.
     config         a quantization_config for the result, or its file, taken as it is.
     dtype          "dense" only: round every float tensor to it; None is each weight's own.
     source_config  the quantization_config of the source, or its file, where its folder does not hold it.
@@ -80,13 +83,14 @@ def convert(
         items = [item for part in parts for item in part.items]
         wanted.check({item.name: item.tensor.spec for item in items})
         if to != "dense" and not any(item.codec for item in items):
-            reasons = "; ".join(dict.fromkeys(item.decision.reason for item in items)) or "it holds no tensors"
-            raise ArgumentError(f"{tree.where}: nothing to encode: {reasons}")
+            reasons = list(dict.fromkeys(item.decision.reason for item in items)) or ["it holds no tensors"]
+            raise ArgumentError(f"{tree.where}: nothing to encode: {'; '.join([*reasons, *wanted.unmatched(items)])}")
         shards = [shard for part in parts for shard in _shards(part, files)]
         sizes = _run(tree, files, parts, shards, dry_run, threads, overwrite, progress)
     rows = tuple(row for shard in shards for row in shard.rows)
+    notes = [*_notes(files, parts, dry_run), *wanted.unmatched(item for part in parts for item in part.items)]
     sources = ", ".join(dict.fromkeys(folder.format for folder in folders))
-    return Conversion(str(tree.where), str(dst), sources, to, dry_run, rows, tuple(sizes), tuple(_notes(files, parts)))
+    return Conversion(str(tree.where), str(dst), sources, to, dry_run, rows, tuple(sizes), tuple(notes))
 
 
 def _shards(part: Part, files: Files) -> list[Shard]:
@@ -167,12 +171,32 @@ def _missing_folders(files: Files, names: Iterable[str]) -> list[Path]:
     return sorted(found)
 
 
-def _notes(files: Files, parts: list[Part]) -> list[str]:
+def _notes(files: Files, parts: list[Part], dry_run: bool) -> list[str]:
     notes = []
     if files.left:
         notes.append(f"weights of other formats are not copied: {', '.join(files.left)}")
-    dropped = [item.name for part in parts for item in part.items if item.how == "dropped"]
-    if dropped:
+    items = [item for part in parts for item in part.items]
+    if dry_run and (unknown := [item.name for item in items if item.after is None]):
+        told = f"the size of {len(unknown)} weights depends on data, which a dry run does not read"
+        notes.append(f"{told} (nested statistics, lossless codes): {_first(unknown)}")
+    if any(part.target.name in FOREIGN and part.folder.format == "gguf" for part in parts):
+        told = "names of tensors are those of llama.cpp, and config.json says nothing of the model"
+        notes.append(f"{told}: transformers and vLLM do not load it as it is")
+    if turned := [item.name for part in parts for item in part.items if _turned(part, item)]:
+        told = f"bitsandbytes has {len(turned)} weights of Conv1D as (out, in), and the model (in, out)"
+        notes.append(f"{told}: transpose them before it is loaded: {_first(turned)}")
+    if dropped := [item.name for item in items if item.how == "dropped"]:
         told = f"the result says nothing of {len(dropped)} scales of activations and caches, which are"
-        notes.append(f"{told} dropped: {dropped[0]}" + (", ..." if len(dropped) > 1 else ""))
+        notes.append(f"{told} dropped: {_first(dropped)}")
     return notes
+
+
+def _turned(part: Part, item: Item) -> bool:
+    """Whether it is a Conv1D that bitsandbytes stored as a Linear, and is decoded as such."""
+    if part.folder.format != Bitsandbytes.name or item.source is None or item.how not in ("decoded", "cast"):
+        return False
+    return bool(conv1d({item.name: item.tensor.spec}, part.model))
+
+
+def _first(names: list[str]) -> str:
+    return names[0] + (", ..." if len(names) > 1 else "")

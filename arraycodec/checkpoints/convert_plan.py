@@ -21,12 +21,16 @@ from arraycodec.containers.checks import shown
 from arraycodec.containers.frame import frame_size
 from arraycodec.containers.view import TensorView
 from arraycodec.errors import ArgumentError
+from arraycodec.formats.bitsandbytes.target import Bitsandbytes
 from arraycodec.formats.compressed_tensors.activations import InputScale
+from arraycodec.formats.compressed_tensors.described import Chosen
+from arraycodec.formats.compressed_tensors.resolve import matches
 from arraycodec.formats.compressed_tensors.transforms import online
 from arraycodec.formats.config import KEYS
-from arraycodec.formats.modules import calibrated
+from arraycodec.formats.modules import calibrated, conv1d, module_of
 from arraycodec.formats.native import Native
 from arraycodec.formats.target import Decision, Target
+from arraycodec.spec import ArraySpec
 
 
 @dataclass
@@ -37,6 +41,7 @@ class Part:
     target: Target
     items: list[Item]
     config: dict[str, Any] | None  # None: there is none to write
+    model: Mapping[str, Any]  # config.json of the source
 
 
 def plan_folder(folder: Folder, target: Target, model: Mapping[str, Any], dtype: str | None, dry_run: bool) -> Part:
@@ -46,8 +51,9 @@ def plan_folder(folder: Folder, target: Target, model: Mapping[str, Any], dtype:
     dtype  of plain results, None for each weight's own.
     """
     items = []
+    transposed = conv1d({name: tensor.spec for name, (_, tensor) in folder.tensors.items()}, model)
     for name, (file, tensor) in folder.tensors.items():
-        items.append(_item(target, file, name, tensor, dtype))
+        items.append(_item(target, file, name, tensor, dtype, name in transposed))
     decisions = {item.name: item.decision for item in items}
     with located(Path(next(iter(folder.files.values())).path).parent):
         config = target.config(dict(model), decisions)
@@ -59,14 +65,16 @@ def plan_folder(folder: Folder, target: Target, model: Mapping[str, Any], dtype:
     items = _shared(target, items)
     items = [_sized(target, item, dry_run) for item in items]
     _check_names(folder, items)
-    return Part(folder, target, items, config)
+    return Part(folder, target, items, config, model)
 
 
-def _item(target: Target, file: str, name: str, tensor: TensorView, dtype: str | None) -> Item:
+def _item(target: Target, file: str, name: str, tensor: TensorView, dtype: str | None, transposed: bool) -> Item:
     source = held(tensor) if isinstance(target, Native) else bare(held(tensor))
     spec = tensor.spec
     with located(Path(tensor.path)):
         decision = target.decide(name, spec, source)
+        if transposed and decision.codec not in (None, source):
+            decision = _left(target, name, spec, decision)
     codec = decision.codec
     if codec is None:
         if dtype is not None and spec.dtype in FLOATS and spec.dtype != dtype:
@@ -82,6 +90,25 @@ def _item(target: Target, file: str, name: str, tensor: TensorView, dtype: str |
         how = "encoded" if source is None or source.lossless else "re-encoded"
         spec = replace(spec, dtype=decision.dtype or spec.dtype)
     return Item(file, name, tensor, source, decision, how, spec)
+
+
+def _left(target: Target, name: str, spec: ArraySpec, decision: Decision) -> Decision:
+    """That a Conv1D, of which a Linear's scheme would be, stays plain; ArgumentError where it was asked for by name."""
+    if isinstance(target, Native):
+        return decision
+    module, _ = module_of(name)
+    if isinstance(target, Bitsandbytes):
+        found = target.layers.find(name, spec)
+        named = found is not None and found[0] != "Linear"
+    else:
+        scheme = decision.scheme if isinstance(decision, Chosen) else None
+        named = scheme is not None and any(matches(entry, module) for entry in scheme.targets)
+    if named:
+        raise ArgumentError(
+            f"tensor {shown(name)}: is of a Conv1D, (in, out), which {target.name} takes for a Linear, "
+            "(out, in): ignore it"
+        )
+    return Decision(None, f"Conv1D: (in, out), no Linear of {target.name}")
 
 
 def _dropped(item: Item, target: Target, decisions: Mapping[str, Decision]) -> Item:

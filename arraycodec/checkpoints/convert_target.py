@@ -7,17 +7,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from arraycodec.checkpoints.convert_tensor import bare
+from arraycodec.checkpoints.convert_tensor import Item, bare
 from arraycodec.checkpoints.policy import FLOATS
 from arraycodec.checkpoints.weights import Folder, Given, held
 from arraycodec.containers.checks import shown
 from arraycodec.errors import ArgumentError
 from arraycodec.formats.bitsandbytes.target import Bitsandbytes
 from arraycodec.formats.compressed_tensors.activations import as_stored, inputs
+from arraycodec.formats.compressed_tensors.resolve import matches
+from arraycodec.formats.compressed_tensors.target import CLASSES as KINDS
 from arraycodec.formats.compressed_tensors.target import CompressedTensors
 from arraycodec.formats.config import Config, given_config
 from arraycodec.formats.dense import Dense
-from arraycodec.formats.layers import IGNORE, Layers, Scheme, check_expressions
+from arraycodec.formats.layers import IGNORE, Layers, Scheme, check_expressions, closest
+from arraycodec.formats.modules import module_of
 from arraycodec.formats.native import Native
 from arraycodec.formats.target import Target
 from arraycodec.spec import ArraySpec
@@ -84,6 +87,17 @@ class Wanted:
     def check(self, specs: Mapping[str, ArraySpec]) -> None:
         """ArgumentError for a target of `layers` or `ignore` that none of these tensors has."""
         Layers(self.layers, self.ignore).check(specs, also=CLASSES)
+
+    def unmatched(self, items: Iterable[Item]) -> list[str]:
+        """What to say of targets of `config` that are no module's: nothing is wrong there, but for a misspelt one."""
+        if self.config is None or self.to != CompressedTensors.name:
+            return []
+        found = CompressedTensors.from_config(self.config.quantization, self.config.where).quantization
+        targets = dict.fromkeys(t for scheme in (found.groups.values() if found else ()) for t in scheme.targets)
+        known = {module_of(item.name)[0] for item in items}
+        absent = [t for t in targets if t not in KINDS and not any(matches(t, module) for module in known)]
+        told = "is that of no module"
+        return [f"{self.config.where}: target {shown(t)} {told}{closest(t, {*known, *KINDS})}" for t in absent]
 
     def _made(self, layers: Mapping[str, Scheme], ignore: tuple[str, ...]) -> Target:
         return Native(Layers(layers, ignore)) if self.to == Native.name else FOREIGN[self.to].of(layers, ignore)

@@ -7,6 +7,9 @@ from typing import Any
 
 from arraycodec import registry
 from arraycodec.checkpoints.policy import accepted
+from arraycodec.formats.bitsandbytes.target import NAMES, Bitsandbytes
+from arraycodec.formats.compressed_tensors.presets import PRESETS
+from arraycodec.formats.compressed_tensors.target import CompressedTensors
 from arraycodec.spec import ArraySpec
 
 PACKAGES = {"numpy": ("numpy", "numba"), "torch": ("torch", "triton"), "jax": ("jax", "jaxlib")}
@@ -14,7 +17,7 @@ TYPICAL = (4096, 4096)  # the matrix for which bits per weight are stated
 
 
 def inventory() -> dict[str, Any]:
-    """Schemes with what they cost, codecs with what they take, backends with the versions that are installed."""
+    """Schemes with what they cost, codecs with what they take, names that formats have, backends with versions."""
     schemes = []
     for name, codec in registry.SCHEMES.items():
         dtypes = accepted(codec)
@@ -33,7 +36,11 @@ def inventory() -> dict[str, Any]:
         {"name": name, "installed": _version(packages[0]) is not None, "versions": {p: _version(p) for p in packages}}
         for name, packages in PACKAGES.items()
     ]
-    return {"schemes": schemes, "codecs": codecs, "backends": backends}
+    formats = [
+        {"name": Bitsandbytes.name, "schemes": [*NAMES]},
+        {"name": CompressedTensors.name, "schemes": [*PRESETS]},
+    ]
+    return {"schemes": schemes, "codecs": codecs, "formats": formats, "backends": backends}
 
 
 def _version(package: str) -> str | None:

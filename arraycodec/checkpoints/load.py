@@ -67,8 +67,9 @@ def load(
     >>> model["up"]["weight"].dtype, model["up"]["bias"]
     (dtype(bfloat16), Array([0, 0], dtype=bfloat16))
     """
-    if dtype is not None and dtype not in FLOATS:
-        raise ArgumentError(f"load: dtype must be one of {', '.join(FLOATS)} or None, got {dtype!r}")
+    if dtype is not None and not (isinstance(dtype, str) and dtype in FLOATS):
+        hint = "" if isinstance(dtype, str) else "; dtypes are names, such as 'bfloat16'"
+        raise ArgumentError(f"load: dtype must be one of {', '.join(FLOATS)} or None, got {dtype!r}{hint}")
     if sharding is not None and framework != "jax":
         raise ArgumentError(f"load: sharding is for framework='jax', got {framework!r}")
     if sharding is not None and device is not None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from arraycodec.containers.checks import shown
 from arraycodec.containers.reader import Container, LazyTensor, open_file
-from arraycodec.containers.shards import INDEX_SUFFIX, SUFFIX, read_index
+from arraycodec.containers.shards import INDEX_SUFFIX, SUFFIX, pickles, read_index
 from arraycodec.errors import ArgumentError, ArrayCodecError
 from arraycodec.formats.gguf import model_in
 
@@ -57,7 +57,7 @@ def scan(path: str | os.PathLike[str]) -> Tree:
     if not weights:
         if (model := model_in(path)) is not None:
             return Tree(path, True, (model.name,))
-        raise ArgumentError(f"{path}: no {SUFFIX} file in this folder")
+        raise ArgumentError(f"{path}: no {SUFFIX} file in this folder{pickles(names)}")
     others = tuple(name for name in names if name not in {*weights, *indexes})
     return Tree(path, False, weights, others, indexes)
 

@@ -40,12 +40,15 @@ def convert(
             "-s",
             metavar="[TARGET=]SCHEME",
             help="Of all Linear weights, or of those that TARGET names: a module, re:EXPRESSION, or a class. A scheme, "
-            "a preset (W4A16), or plain. Without one weights stay in the codecs they have.",
+            "a preset (W4A16), or plain. Without one weights stay in the codecs they have; if all are plain they are "
+            "quantised as nf4, for compressed-tensors W4A16.",
         ),
     ] = None,
     ignore: Annotated[
         list[str] | None,
-        typer.Option("--ignore", metavar="TARGET", help="Leave these as they are; lm_head if none is given."),
+        typer.Option(
+            "--ignore", metavar="TARGET", help="Leave these as they are; lm_head if none is given. Each must be there."
+        ),
     ] = None,
     config: Annotated[
         Path | None,

@@ -227,7 +227,7 @@ def _side(side: Any) -> str:
 
 
 def inventory(found: dict[str, Any]) -> None:
-    """Three tables: schemes, codecs, backends."""
+    """Four tables: schemes, codecs, the schemes of formats that `convert` writes, backends."""
     out = console()
     rows = table("scheme", ">bits/weight", "dtypes", "|codec", title="Schemes")
     for scheme in found["schemes"]:
@@ -242,6 +242,10 @@ def inventory(found: dict[str, Any]) -> None:
     rows = table("codec", "", "|about", title="Codecs")
     for codec in found["codecs"]:
         rows.add_row(cell(codec["name"], "green"), cell("lossless" if codec["lossless"] else ""), cell(codec["about"]))
+    rows.show(out)
+    rows = table("convert --to", "|schemes", title="Formats")
+    for form in found["formats"]:
+        rows.add_row(cell(form["name"], "green"), cell(", ".join(form["schemes"])))
     rows.show(out)
     rows = table("backend", "installed", title="Backends")
     for backend in found["backends"]:

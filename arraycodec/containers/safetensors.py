@@ -32,7 +32,7 @@ ORDER = [  # by which writers sort the data, from the last to the first; within 
 MAGICS = {  # first bytes of what is not safetensors -> what it is
     b"version https://git-lfs": "a Git LFS pointer; run `git lfs pull` to get the file it points to",
     b"PK\x03\x04": "a zip archive, perhaps of torch.save",
-    b"GGUF": "a GGUF file",
+    b"GGUF": "a GGUF file, which open_checkpoint, load and convert read where its name ends in .gguf",
     b"\x89acf": "a bare arraycodec frame",
     b"\x1f\x8b": "gzip data",
     b"\x28\xb5\x2f\xfd": "zstd data",
@@ -221,7 +221,8 @@ class SafetensorsFile:
             raise CorruptError(f"{self.path}: truncated: a safetensors file has at least 8 bytes, got {self.size}")
         length = int.from_bytes(front[:8], "little")
         if length > HEADER_LIMIT:
-            raise LimitError(f"{self.path}: the header must have at most {HEADER_LIMIT} bytes, got {length}")
+            told = "" if front[8:9] == b"{" else ": this is no safetensors file"
+            raise LimitError(f"{self.path}: the header must have at most {HEADER_LIMIT} bytes, got {length}{told}")
         if 8 + length > self.size:
             raise CorruptError(f"{self.path}: truncated: the header ends at {8 + length}, the file at {self.size}")
         header = parse_header(self.read(8, length).tobytes(), self.path)

@@ -6,6 +6,7 @@ The index comes from outside: what it names must be a safetensors file inside th
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from arraycodec.errors import FormatError
 
 SUFFIX = ".safetensors"
 INDEX_SUFFIX = ".index.json"
+PICKLES = (".bin", ".pt", ".pth", ".ckpt")  # of torch.save
 INDEX_LIMIT = 100_000_000  # bytes
 
 
@@ -85,7 +87,17 @@ def find(path: str | os.PathLike[str]) -> Index | Path:
         return path / files[0]
     raise FormatError(
         f"{path}: must hold one *{SUFFIX}{INDEX_SUFFIX} or one *{SUFFIX} file, got "
-        f"{', '.join(map(checks.shown, (indexes or files)[:5])) or 'neither'}"
+        f"{', '.join(map(checks.shown, (indexes or files)[:5])) or 'neither'}{'' if files else pickles(names)}"
+    )
+
+
+def pickles(names: Iterable[str]) -> str:
+    """What an error adds about files of these names: that pickles are never opened; nothing where there are none."""
+    found = next((name for name in names if name.endswith(PICKLES)), None)
+    return (
+        ""
+        if found is None
+        else f"; {checks.shown(found)}, if of torch.save, is a pickle, which is never opened: save it as safetensors"
     )
 
 

@@ -170,5 +170,5 @@ def unconfigured(raw: Mapping[str, LazyTensor], config: Config) -> str | None:
         return None
     return (
         f"{found[0].where}: is of a quantised checkpoint ({found[1]}), but {config.where} has no "
-        "quantization_config; --config (in Python config=) may name one"
+        "quantization_config; --config (in Python config=), of convert --source-config, may name one"
     )

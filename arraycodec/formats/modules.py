@@ -7,7 +7,8 @@ is a guess where a model names its layers in a way of its own: exact names and `
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from arraycodec.spec import ArraySpec
 
@@ -26,6 +27,9 @@ CLASSES: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
     )
 )
 EXPERTS = re.compile(r"(?:^|[._])(?:experts|exps)(?:$|[._])")
+# Models that have transformers' Conv1D, and what these are called there.
+CONV1D_MODELS = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer")
+CONV1D_NAMES = ("c_attn", "q_attn", "c_proj", "c_fc")
 # Scales of activations and of caches, which a calibration found.
 CALIBRATED = re.compile(r"(?:.*\.)?(?:(?:input|output)_(?:scale|zero_point|global_scale)|[qkv]_(?:scale|zero_point))")
 # Modules whose outputs kernels compute in one product, by the last parts of their names beneath one parent.
@@ -59,7 +63,7 @@ def kind(name: str, spec: ArraySpec) -> str | None:
     "Conv1d" "Conv2d" "Conv3d"  a weight of three, four or five axes
 
     The tables are `CLASSES` and `EXPERTS` of this module. `lm_head` is a Linear. The Conv1D of GPT-2, whose matrices
-    are transposed, cannot be told from a Linear.
+    are transposed, is one by its name; `conv1d` tells.
 
     >>> kind("model.layers.0.mlp.up_proj.weight", ArraySpec((64, 32), "bfloat16"))
     'Linear'
@@ -79,6 +83,28 @@ def kind(name: str, spec: ArraySpec) -> str | None:
         if pattern.fullmatch(leaf):
             return found if rank == 2 or (found == "Norm" and rank == 1) else None
     return "Linear" if rank == 2 and module else None
+
+
+def conv1d(specs: Mapping[str, ArraySpec], model: Mapping[str, Any]) -> set[str]:
+    """The weights among these that are of a `Conv1D` of transformers: (in, out), where a Linear has (out, in).
+
+    By config.json, whose model_type is one of `CONV1D_MODELS`, or by a bias that has as many elements as the matrix has
+    columns, and not rows.
+
+    >>> conv1d({"up.weight": ArraySpec((64, 256), "float32"), "up.bias": ArraySpec((256,), "float32")}, {})
+    {'up.weight'}
+    """
+    found = set()
+    for name, spec in specs.items():
+        if kind(name, spec) != "Linear":
+            continue
+        module, _ = module_of(name)
+        bias = specs.get(f"{module}.bias")
+        rows, columns = spec.known_shape
+        known = model.get("model_type") in CONV1D_MODELS and module.rpartition(".")[2] in CONV1D_NAMES
+        if known or (bias is not None and bias.shape == (columns,) and rows != columns):
+            found.add(name)
+    return found
 
 
 def calibrated(name: str) -> bool:

@@ -113,9 +113,22 @@ def matches(pattern: str, module: str, where: str) -> bool:
 
 
 def check_finite(planes: Planes) -> None:
-    """CorruptError where a scale is not finite: what `verify` finds. Negative ones are what some quantisers choose."""
+    """CorruptError where a scale or a float8 code is not finite: what `verify` finds.
+
+    Negative scales are what some quantisers choose.
+    """
+    check_codes(planes)
     for name, plane in planes.items():
         if name.rpartition(".")[2] in ("scales", "global_scale"):
             wide = np.asarray(plane).astype(np.float32)
             if not np.isfinite(wide).all():
                 raise CorruptError(f"{name} must be finite, got {wide[~np.isfinite(wide)][0]}")
+
+
+def check_codes(planes: Planes) -> None:
+    """CorruptError where a code of float8_e4m3fn is NaN, which no weight means."""
+    for name, plane in planes.items():
+        if name.partition(".")[0] == "codes" and plane.dtype.name == "float8_e4m3fn":
+            bad = (plane.view(np.uint8) & np.uint8(0x7F)) == 0x7F
+            if bad.any():
+                raise CorruptError(f"{name} must be numbers, got NaN ({np.count_nonzero(bad)} such)")

@@ -172,10 +172,9 @@ def test_what_no_batch_reaches_is_told() -> None:
 @pytest.mark.parametrize(
     ("model", "options", "message"),
     [
-        (Affine(), {"scheme": "W4A16"}, "nothing to find"),
-        (Affine(), {"scheme": "W8A8"}, "nothing to find"),  # dynamic
+        (Affine(), {"scheme": "FP8", "ignore": ["fc"]}, "nothing to find"),
         (Affine(), {}, "nothing to find"),
-        (Affine(), {"scheme": "W9"}, "must be one of"),
+        (Affine(), {"scheme": "W9"}, "calibrate: scheme must be one of"),
         (Affine(), {"scheme": config(input_activations=FP8 | {"observer": "mse"})}, "observer must be one of"),
         (
             Affine(),
@@ -190,6 +189,15 @@ def test_what_no_batch_reaches_is_told() -> None:
 def test_refusals(model: nn.Module, options: dict[str, Any], message: str) -> None:
     with pytest.raises((ac.ArgumentError, ac.FormatError), match=message):
         calibrate(model, BATCHES, **options)
+
+
+@pytest.mark.parametrize("scheme", ["W4A16", "W8A8"])  # no scales of activations, and dynamic ones
+def test_a_scheme_that_needs_no_scales_gives_none(scheme: str) -> None:
+    def batches() -> Iterator[torch.Tensor]:
+        raise AssertionError("the model must not run")
+        yield
+
+    assert calibrate(Affine(), batches(), scheme=scheme) == {}
 
 
 def test_refusals_while_running() -> None:

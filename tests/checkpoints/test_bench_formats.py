@@ -117,7 +117,7 @@ def test_the_tables_of_the_page(tmp_path):
     assert (after[:8], after[-7:]) == ("Before.\n", "After.\n")
     with pytest.raises(ac.ArgumentError, match="must have the marks <!-- speeds:presets -->"):
         page(found, "# Nothing\n")
-    assert [number(x) for x in (0.0312, 9.96, 1312.0)] == [".031", "10.0", "1,312"]
+    assert [number(x) for x in (0.0312, 0.0996, 0.996, 9.96, 1312.0)] == [".031", ".10", "1.0", "10", "1,312"]
 
 
 def test_the_command(tmp_path):

@@ -75,6 +75,7 @@ def test_gguf(tmp_path):
         assert report.counts == {how: 1, "copied": 1} and ac.diff(src, dst).equal
     report = ac.convert(src, dst := tmp_path / "w4", "compressed-tensors", scheme="W4A16")
     assert report.counts == {"re-encoded": 1, "copied": 1} and not report.exact
+    assert "names of tensors are those of llama.cpp" in report.notes[0]
     assert sorted(listing(dst)) == ["config.json", "model.safetensors"]
     ac.convert(src, half := tmp_path / "half", "dense", dtype="bfloat16")
     with ac.open_checkpoint(src) as model, ac.open_checkpoint(half) as dense:

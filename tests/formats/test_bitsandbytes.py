@@ -416,3 +416,25 @@ def test_tables_that_differ_in_rounding_are_the_same(tmp_path: Path) -> None:
     safetensors.save(arrays | {f"{W}.quant_map": np.nextafter(want, np.float32(2))}, tmp_path / "model.safetensors")
     with ac.open_checkpoint(tmp_path) as model:
         assert model[W].codec == ac.Codebook("nf4")
+
+
+@pytest.mark.parametrize(
+    ("make", "tensor", "plane"),
+    [
+        (good, f"{W}.absmax", "absmax"),
+        (nested, f"{W}.nested_absmax", r"absmax\.absmax"),
+        (int8, "a.SCB", "scales"),
+    ],
+)
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -1])
+def test_verify_finds_statistics_that_cannot_be(
+    make: Callable[[], Arrays], tensor: str, plane: str, bad: float, tmp_path: Path
+) -> None:
+    arrays = make()
+    arrays[tensor] = arrays[tensor].copy()
+    arrays[tensor].reshape(-1)[-1] = bad
+    safetensors.save(arrays, tmp_path / "model.safetensors")
+    with ac.open_checkpoint(tmp_path, config={"quant_method": "bitsandbytes"}) as model:
+        model[W].decode()
+        with pytest.raises(ac.CorruptError, match=f"weight '{W}': {plane} must be finite and >= 0, got"):
+            model[W].verify()

@@ -67,6 +67,15 @@ def test_every_code_and_scale_that_is_special(tmp_path: Path) -> None:
     np.testing.assert_array_equal(got[1].astype(np.float32), want[1].astype(np.float32))
 
 
+def test_verify_finds_codes_that_are_nan(tmp_path: Path) -> None:
+    codes, scales, _ = fp8(rng(), (40, 72), (16, 32))
+    codes.view(np.uint8)[3, 4] = 0xFF
+    with ac.open_checkpoint(folder(tmp_path, {"a.weight": codes, "a.weight_scale_inv": scales}, config())) as model:
+        assert np.isnan(np.float32(model["a.weight"].decode()[3, 4]))
+        with pytest.raises(ac.CorruptError, match=r"weight 'a.weight': codes must be numbers, got NaN \(1 such\)"):
+            model["a.weight"].verify()
+
+
 HOSTILE: dict[str, tuple[dict[str, Any], Any, str]] = {
     "no scales": ({"a.weight_scale_inv": None}, [16, 32], "its scales 'a.weight_scale_inv' are missing"),
     "no weight": ({"a.weight": None}, [16, 32], "'a.weight_scale_inv'.* belongs to no weight of float8_e4m3fn"),

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from arraycodec.base import Codec, Then
+from arraycodec.base import Codec, Planes, Then
 from arraycodec.codecs.codebook import Codebook
 from arraycodec.codecs.llm_int8 import LLMInt8
 from arraycodec.containers import checks, strict_json
@@ -49,7 +49,7 @@ def read(raw: Mapping[str, LazyTensor], config: Config) -> dict[str, Weight]:
         else:
             stored = blocks(specs, arrays, where)
         planes = partial(stored.planes, seen=seen_as, made=np.asarray)
-        weights[name] = Weight(stored.spec, stored.codec, views, planes)
+        weights[name] = Weight(stored.spec, stored.codec, views, planes, check_statistics)
     _check_rest(raw, {view.name for weight in weights.values() for view in weight.parts.values()})
     return weights
 
@@ -90,6 +90,16 @@ def blocks(own: Mapping[str, ArraySpec], array: Callable[[str], np.ndarray], whe
             size = f"{want.dtype} with {want.size} elements, {list(want.shape)}"
             raise CorruptError(f"{where}: {part} must be {size}, got {got.dtype}{list(got.shape)}")
     return stored
+
+
+def check_statistics(planes: Planes) -> None:
+    """CorruptError where a statistic is not the largest absolute value of anything: NaN, infinite or negative."""
+    for name, plane in planes.items():
+        part = name.rpartition(".")[2]
+        if part in ("absmax", "scales", "offset") and plane.dtype == np.float32:
+            bad = plane[~np.isfinite(plane) | (plane < 0)] if part != "offset" else plane[~np.isfinite(plane)]
+            if bad.size:
+                raise CorruptError(f"{name} must be finite and >= 0, got {bad.reshape(-1)[0]} ({bad.size} such)")
 
 
 def rows(own: Mapping[str, ArraySpec], array: Callable[[str], np.ndarray], dtype: str, where: str) -> Stored:

@@ -7,6 +7,7 @@ the linear layers behind them: a rotation commutes with x / rms(x), but not with
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -69,6 +70,9 @@ def fuse(
     >>> ac.fuse({"up.weight": np.eye(4, dtype=np.float32)}, config)["up.weight"][1].tolist()
     [0.5, -0.5, 0.5, -0.5]
     """
+    if not isinstance(tensors, Mapping):
+        told = "; open_checkpoint(path) gives one" if isinstance(tensors, str | os.PathLike) else ""
+        raise ArgumentError(f"fuse: tensors must be a mapping of names to arrays, got {type(tensors).__name__}{told}")
     if isinstance(transforms, str):
         config = rotation_config(transforms, head_dim=head_dim, type="hadamard" if seed is None else "random-hadamard")
     else:

@@ -10,7 +10,7 @@ import numpy as np
 from arraycodec import api, calibration, registry
 from arraycodec.base import Codec, Encoded
 from arraycodec.containers import checks
-from arraycodec.errors import ArgumentError
+from arraycodec.errors import ArgumentError, NonFiniteError
 from arraycodec.formats import modules
 from arraycodec.formats.compressed_tensors.described import Chosen
 from arraycodec.formats.compressed_tensors.resolve import matches
@@ -58,6 +58,10 @@ def to_compressed_tensors(
     target = target_for(scheme, ignore, arithmetic=arithmetic, kinds=kinds)
     tensors = {**tensors, **(scales or {})}
     decisions = {name: target.decide(name, *_spec(value)) for name, value in tensors.items()}
+    for name in () if kinds is not None else modules.conv1d({name: _spec(tensors[name])[0] for name in tensors}, {}):
+        if decisions[name].codec is not None and not isinstance(tensors[name], Encoded):
+            told = "is of a Conv1D, (in, out), which compressed-tensors takes for a Linear, (out, in): ignore it"
+            raise ArgumentError(f"tensor {checks.shown(name)}: {told}")
     config = target.quantization_config(decisions)
     if ignore is not None:
         _check_ignored([ignore] if isinstance(ignore, str) else ignore, decisions)
@@ -128,7 +132,12 @@ def _array(value: Any) -> Any:
 def _stored(target: CompressedTensors, name: str, value: Any, codec: Codec, global_scale: Any) -> dict[str, Any]:
     if not _holds(value, codec):
         given = {} if global_scale is None else {"global_scale": global_scale}
-        value = api.encode(_array(value), codec, given=given)
+        try:
+            value = api.encode(_array(value), codec, given=given)
+        except NonFiniteError:  # its advice is for `encode`
+            raise NonFiniteError(
+                f"tensor {checks.shown(name)}: must be finite, and fit the scales of {codec}"
+            ) from None
     plane = next(iter(value.planes.values()))
     backend, device = registry.backend(type(plane)), getattr(plane, "device", None)
     if hasattr(device, "device_set"):  # a sharded array is on many

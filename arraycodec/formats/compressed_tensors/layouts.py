@@ -23,6 +23,7 @@ from arraycodec.containers.lazy import LazyTensor
 from arraycodec.errors import ArgumentError, CorruptError, FormatError
 from arraycodec.formats.compressed_tensors import legacy, packing
 from arraycodec.formats.compressed_tensors.args import MX_GROUP, Args
+from arraycodec.formats.parts import check_codes
 from arraycodec.formats.translated import Weight
 from arraycodec.primitives.floats import KINDS
 from arraycodec.spec import ArraySpec
@@ -172,7 +173,8 @@ LAYOUTS: dict[str, Callable[[Parts, Args], Weight]] = {
 
 
 def check_scales(planes: Planes) -> None:
-    """CorruptError where a scale is not finite or is negative, or a global scale, which divides, is 0."""
+    """CorruptError where a code is NaN, a scale not finite or negative, or a global scale, which divides, 0."""
+    check_codes(planes)
     for name, plane in planes.items():
         if (role := name.rpartition(".")[2]) in ("scales", "global_scale"):
             wide = np.asarray(plane).astype(np.float32)
@@ -183,7 +185,8 @@ def check_scales(planes: Planes) -> None:
 
 
 def check_exponents(planes: Planes) -> None:
-    """CorruptError where the scale of a group is NaN."""
+    """CorruptError where the scale of a group, or a code, is NaN."""
+    check_codes(planes)
     if (planes["scales"] == 0xFF).any():
         raise CorruptError("scales must be below 255, which is NaN")
 

@@ -15,7 +15,7 @@ import arraycodec as ac
 from arraycodec.base import Codec
 from arraycodec.errors import ArgumentError, NonFiniteError
 from arraycodec.formats.compressed_tensors.args import Args
-from arraycodec.formats.compressed_tensors.presets import preset
+from arraycodec.formats.compressed_tensors.presets import PRESETS, preset
 from arraycodec.formats.compressed_tensors.resolve import Quantization, matches
 
 CACHED = "re:.*(self_attn|attention)$"  # modules whose keys and values are cached, by name
@@ -55,8 +55,8 @@ def calibrate(
     Gives the tensors as checkpoints hold them: name -> `X.input_scale` of shape (1,), `X.input_zero_point` (int8) if
     asymmetric, `X.input_global_scale` for NVFP4, `X.output_scale` alike, `X.self_attn.k_scale` and `v_scale`, of shape
     (heads, 1, 1) with one scale per head. Bits are those of compressed-tensors for the same extremes. A warning names
-    modules that no batch has reached. ArgumentError for schemes that have no such scales; NonFiniteError for infinite
-    activations and NaN.
+    modules that no batch has reached. A scheme that needs no such scales ("W4A16", "W8A8") gives none: the model is not
+    run. ArgumentError where it needs some and no module has them; NonFiniteError for infinite activations and NaN.
 
     >>> import torch
     >>> model = torch.nn.Sequential(torch.nn.Linear(4, 4))
@@ -68,6 +68,8 @@ def calibrate(
     if cache is not None and not isinstance(cache, Args):
         cache = Args.from_json(dict(cache), "kv_cache")
     observers = dict(_observers(model, config)) | (dict(_cache_observers(model, cache)) if cache else {})
+    if not observers and scheme is not None and not _has_static(config):
+        return {}
     if not observers:
         raise ArgumentError("calibrate: no module has activations with scales of their own: there is nothing to find")
     with ExitStack() as stack:
@@ -85,8 +87,16 @@ def calibrate(
     return {key: value for name, observer in observers.items() for key, value in observer.scales(name)}
 
 
+def _has_static(config: Quantization) -> bool:
+    """Whether any group has activations whose scales are not found while the model runs."""
+    found = (args for group in config.groups.values() for args in (group.input_activations, group.output_activations))
+    return any(args is not None and args.dynamic is not True for args in found)
+
+
 def _configuration(scheme: str | Mapping[str, Any] | Quantization | None, ignore: tuple[str, ...]) -> Quantization:
     if isinstance(scheme, str):
+        if scheme.upper() not in PRESETS:
+            raise ArgumentError(f"calibrate: scheme must be one of {', '.join(PRESETS)}, got {scheme!r}")
         return Quantization({"group_0": preset(scheme, ("Linear",))}, ignore)
     if isinstance(scheme, Quantization):
         return scheme

@@ -153,6 +153,7 @@ def test_a_float_weight_beside_scales_needs_a_status_that_explains_it(status: st
         (INT4, "weight_scale", -1.0, "scales must be finite and not negative, got -1.0"),
         (INT4, "weight_scale", np.inf, "scales must be finite and not negative, got inf"),
         (FP8, "weight_scale", np.nan, "scales must be finite and not negative, got nan"),
+        (FP8, "weight", np.nan, r"codes must be numbers, got NaN \(1 such\)"),
         (NVFP4, "weight_scale", np.nan, "scales must be finite and not negative, got nan"),
         (NVFP4, "weight_global_scale", -2.0, "global_scale must be finite and positive, got -2.0"),
         (NVFP4, "weight_global_scale", 0.0, "global_scale must be finite and positive, got 0.0"),
