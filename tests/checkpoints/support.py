@@ -1,9 +1,12 @@
-"""What the tests of checkpoints share: small checkpoints of every kind, and a lossless codec to test with."""
+"""What the tests of checkpoints share: small checkpoints of every kind, a lossless codec to test with, peak memory."""
 
 from __future__ import annotations
 
 import json
+import os
 import struct
+import subprocess
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,3 +123,35 @@ def xored(monkeypatch):
     monkeypatch.setitem(registry.CODECS, "xored", Xored)
     monkeypatch.setitem(registry.SCHEMES, "xored", Xored())
     return "xored"
+
+
+PEAKS = """
+import re, sys
+import arraycodec as ac
+{steps}
+def memory(field):  # of this program: ru_maxrss would count what our parent held when it started us
+    with open("/proc/self/status") as status:
+        return 1024 * int(re.search(rf"{{field}}:\\s+(\\d+)", status.read())[1])
+for _, step in run(small, "small"):
+    step()  # imports, compiled kernels and threads are not what is measured
+for name, step in run(big, "big"):
+    with open("/proc/self/clear_refs", "w") as reset:
+        reset.write("5")  # the peak starts anew
+    before = memory("VmRSS")
+    step()
+    print(name, memory("VmHWM") - before)
+"""
+
+
+def peak_growth(steps: str, *arguments: object) -> dict[str, int]:
+    """name -> how far the memory of a process grows in each step, in bytes.
+
+    steps  Python text that sets `small` and `big`, two checkpoints, from sys.argv, which holds the arguments, and
+           defines run(src, stem): it yields (name, function) for each step on one. The small one's are not measured.
+    """
+    run = subprocess.run(
+        [sys.executable, "-c", PEAKS.format(steps=steps.strip()), *map(str, arguments)],
+        capture_output=True, text=True, check=True,
+        env=os.environ | {"MALLOC_MMAP_THRESHOLD_": str(1 << 20)},  # what is freed goes back: the next step counts
+    )  # fmt: skip
+    return {name: int(grown) for name, grown in (line.split() for line in run.stdout.splitlines())}

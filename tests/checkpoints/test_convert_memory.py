@@ -1,9 +1,6 @@
 """`convert` holds one tensor and its encoding at a time, however many shards there are: peak RSS of a process."""
 
-import os
-import subprocess
 import sys
-import textwrap
 
 import ml_dtypes
 import numpy as np
@@ -11,13 +8,12 @@ import pytest
 
 from arraycodec_conformance.plugin import Level
 from tests.checkpoints.convert_support import SHARDS, write_llama
+from tests.checkpoints.support import peak_growth
 
 TENSORS, MB = 6, 1 << 20
 LARGEST = 24 * MB  # of bfloat16; beside a codec's planes (a quarter) a weight may be packed once more
 
-SCRIPT = """
-import re, shutil, sys
-import arraycodec as ac
+STEPS = """
 small, big, folder, jobs, to, scheme = *sys.argv[1:4], int(sys.argv[4]), *sys.argv[5:7]
 def run(src, stem):
     there, back = f"{folder}/{stem}.there", f"{folder}/{stem}.back"
@@ -25,17 +21,6 @@ def run(src, stem):
     yield "back", lambda: ac.convert(there, back, "dense", jobs=jobs)
     yield "verify", lambda: ac.verify(there, jobs=jobs)
     yield "kept", lambda: ac.convert(there, back + ".kept", "arraycodec", jobs=jobs)
-def memory(field):  # of this program: ru_maxrss would count what our parent held when it started us
-    with open("/proc/self/status") as status:
-        return 1024 * int(re.search(rf"{field}:\\s+(\\d+)", status.read())[1])
-for _, step in run(small, "small"):
-    step()  # imports, compiled kernels and threads are not what is measured
-for name, step in run(big, "big"):
-    with open("/proc/self/clear_refs", "w") as reset:
-        reset.write("5")  # the peak starts anew
-    before = memory("VmRSS")
-    step()
-    print(name, memory("VmHWM") - before)
 """
 
 
@@ -51,13 +36,9 @@ def test_peak_memory(tmp_path, to, scheme, jobs, level):
     names = [f"model.layers.{k}.self_attn.{part}_proj.weight" for k in range(TENSORS // 3) for part in "qkv"]
     big = {shard: dict.fromkeys(names[i::2], large) for i, shard in enumerate(SHARDS)}
     little = {shard: dict.fromkeys(names[i::2], large[:64]) for i, shard in enumerate(SHARDS)}
-    run = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(SCRIPT), write_llama(tmp_path / "small", little),
-         write_llama(tmp_path / "big", big), tmp_path, str(jobs), to, scheme],
-        capture_output=True, text=True, check=True,
-        env=os.environ | {"MALLOC_MMAP_THRESHOLD_": str(MB)},  # what is freed goes back, so that the next step counts
-    )  # fmt: skip
-    growth = {name: int(grown) for name, grown in (line.split() for line in run.stdout.splitlines())}
+    growth = peak_growth(
+        STEPS, write_llama(tmp_path / "small", little), write_llama(tmp_path / "big", big), tmp_path, jobs, to, scheme
+    )
     slack, planes = 10 * MB, 0.3  # six tensors would be 144 MB
     assert growth["there"] < (1 + 2 * planes) * LARGEST + slack, growth
     assert growth["back"] < (1 + 2 * planes) * LARGEST + slack, growth

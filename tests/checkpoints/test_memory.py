@@ -1,22 +1,17 @@
 """Memory is bounded by the largest tensor, whatever the checkpoint's size: peak RSS of a process that does the work."""
 
-import os
-import subprocess
 import sys
-import textwrap
 
 import numpy as np
 import pytest
 
 from arraycodec_conformance.plugin import Level
-from tests.checkpoints.support import write
+from tests.checkpoints.support import peak_growth, write
 
 TENSORS, MB = 5, 1 << 20
 LARGEST = 24 * MB
 
-SCRIPT = """
-import re, sys
-import arraycodec as ac
+STEPS = """
 small, big, folder, jobs, mode = *sys.argv[1:4], int(sys.argv[4]), sys.argv[5] or None
 def run(src, stem):
     packed, back = f"{folder}/{stem}.packed", f"{folder}/{stem}.back"
@@ -25,17 +20,6 @@ def run(src, stem):
     yield "decompress", lambda: ac.decompress(packed, back, jobs=jobs, overwrite=True)
     yield "diff", lambda: ac.diff(src, packed, jobs=jobs)
     yield "against", lambda: ac.verify(packed, against=src, jobs=jobs)
-def memory(field):  # of this program: ru_maxrss would count what our parent held when it started us
-    with open("/proc/self/status") as status:
-        return 1024 * int(re.search(rf"{field}:\\s+(\\d+)", status.read())[1])
-for _, step in run(small, "small"):
-    step()  # imports, compiled kernels and threads are not what is measured
-for name, step in run(big, "big"):
-    with open("/proc/self/clear_refs", "w") as reset:
-        reset.write("5")  # the peak starts anew
-    before = memory("VmRSS")
-    step()
-    print(name, memory("VmHWM") - before)
 """
 
 
@@ -48,12 +32,7 @@ def test_peak_memory(tmp_path, jobs, mode, level):
     tensors = {f"w{k}": np.tile(piece * np.float32(k + 1), 8).reshape(2048, -1) for k in range(TENSORS)}
     big = write(tmp_path / "big.safetensors", tensors)
     small = write(tmp_path / "small.safetensors", {"w": tensors["w0"][:64].copy(), "v": tensors["w0"][:1].copy()})
-    run = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(SCRIPT), small, big, tmp_path, str(jobs), mode],
-        capture_output=True, text=True, check=True,
-        env=os.environ | {"MALLOC_MMAP_THRESHOLD_": str(MB)},  # what is freed goes back, so that the next step counts
-    )  # fmt: skip
-    growth = {name: int(grown) for name, grown in (line.split() for line in run.stdout.splitlines())}
+    growth = peak_growth(STEPS, small, big, tmp_path, jobs, mode)
     # The tensor and its planes (a seventh); then two tensors where two are compared. Five of them would be 120 MB.
     # Of a lossless mode the planes are nearly as large as the tensor, and encoding may hold as much again.
     slack, planes = 10 * MB, 1 if mode else 0.2
