@@ -82,7 +82,7 @@ def _override(said: Mapping[str, Any], module: str, where: str) -> Mapping[str, 
     if not isinstance(dynamic, Mapping):
         raise FormatError(f"{where}: dynamic must be an object, got {checks.shown(dynamic)}")
     for pattern, own in dynamic.items():
-        if stored.matches(pattern.removeprefix("+:").removeprefix("-:"), module, where):
+        if stored.expression(pattern.removeprefix("+:").removeprefix("-:"), where).match(module):
             if pattern.startswith("-:"):
                 raise FormatError(f"{where}: dynamic says that {checks.shown(module)} is not quantised, but it is")
             if not isinstance(own, Mapping):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -104,12 +105,20 @@ def weight_dtype(scales: LazyTensor, config: Config) -> str:
     return config.dtype if config.dtype in KINDS else "float32"
 
 
-def matches(pattern: str, module: str, where: str) -> bool:
-    """Whether a regular expression of a configuration matches the beginning of a module's name."""
+def expression(text: str, where: str, said: str = "") -> re.Pattern[str]:
+    """A regular expression of a configuration, compiled once; FormatError where it is none.
+
+    said  what the configuration has, where the expression is a part of it
+    """
     try:
-        return re.match(pattern, module) is not None
-    except re.error as error:
-        raise FormatError(f"{where}: {checks.shown(pattern)} is no regular expression: {error}") from None
+        return _compiled(text)
+    except (re.error, RecursionError, OverflowError) as error:
+        raise FormatError(f"{where}: {checks.shown(said or text)} is no regular expression: {error}") from None
+
+
+@cache
+def _compiled(text: str) -> re.Pattern[str]:
+    return re.compile(text)
 
 
 def check_finite(planes: Planes) -> None:

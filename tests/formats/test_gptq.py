@@ -133,6 +133,7 @@ BAD_CONFIGS: list[tuple[dict[str, Any], str | None]] = [
     ({"dynamic": [1]}, "dynamic must be an object"),
     ({"dynamic": {"a": 3}}, "dynamic: 'a' must be an object"),
     ({"dynamic": {"(": {}}}, r"'\(' is no regular expression"),
+    ({"dynamic": {"a{99999999999999999999}": {}}}, "is no regular expression"),
     ({"dynamic": {"-:a": {}}}, "dynamic says that 'a' is not quantised, but it is"),
     ({"quant_method": "gptq2"}, "quant_method must be one of"),
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache, cached_property
+from functools import cached_property
 from typing import Any
 
 from arraycodec.containers import checks
@@ -13,6 +13,7 @@ from arraycodec.errors import FormatError
 from arraycodec.formats.compressed_tensors.args import FORMATS, LEGACY, MIXED, Args, Scheme, strings
 from arraycodec.formats.compressed_tensors.presets import preset
 from arraycodec.formats.modules import WEIGHT, kind
+from arraycodec.formats.parts import expression
 from arraycodec.spec import ArraySpec
 
 METHOD = "compressed-tensors"
@@ -181,16 +182,8 @@ def _group(name: str, data: Any, where: str) -> Scheme:
     return Scheme.from_json(data, where)
 
 
-@cache
-def _compiled(expression: str) -> re.Pattern[str]:
-    return re.compile(expression)
-
-
 def _pattern(target: str, where: str) -> re.Pattern[str] | None:
     """The compiled expression of a target; None for one that is a name."""
     if not is_expression(target):
         return None
-    try:
-        return _compiled(target.removeprefix(EXPRESSION))
-    except (re.error, RecursionError, OverflowError) as error:
-        raise FormatError(f"{where}: {checks.shown(target)} is no regular expression: {error}") from None
+    return expression(target.removeprefix(EXPRESSION), where, target)
