@@ -10,6 +10,7 @@ import pytest
 
 import arraycodec as ac
 from arraycodec.primitives import levels as trellis_levels
+from arraycodec.primitives import paths
 from arraycodec.primitives.grid import Grid
 from arraycodec.primitives.paths import PATH, paths_of, search
 from arraycodec.primitives.threads import limited
@@ -85,8 +86,8 @@ def test_no_path_is_better(bits: int, states: int) -> None:
     levels = np.sort(rng.integers(-8000, 8000, 2 << bits)).astype(np.int16)
     q = rng.integers(-8000, 8000, n).astype(np.int16)
     codes = np.zeros(n, np.uint8)
-    for paths in paths_of(Grid(1, 1, n, 1, n)):
-        search(q, paths, levels, states, np.ones(1, np.int64), codes)
+    for part in paths_of(Grid(1, 1, n, 1, n)):
+        search(q, part, levels, states, np.ones(1, np.int64), codes)
     coarse = max(0, 4 - bits)
     own = levels.astype(np.int64).reshape(-1, 4)  # by index and subset
     cost = np.square((q[:, None, None].astype(np.int64) - own) >> coarse).min(axis=1)
@@ -117,6 +118,19 @@ def test_threads_do_not_matter() -> None:
             planes[-1]["decoded"] = codec.decode(planes[-1], spec_of(x))
     for name in planes[0]:
         same_bits(planes[1][name], planes[0][name], name)
+
+
+@pytest.mark.parametrize("shape", [(67, 131), (9001,), (5, 2500)], ids=str)
+@pytest.mark.parametrize("codec", [ac.TCQ(3), ac.TCQ(5, 64, 64), ac.TCQ(8, 8, (2, 64))], ids=str)
+def test_bands_do_not_matter(codec: ac.TCQ, shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    """An array is searched a band at a time; with importance, which goes on across the border of bands."""
+    x, found = Recipe(shape, "float32", "normal", 0, 10).array(), []
+    given = {"importance": np.linspace(0, 1, shape[-1], dtype=np.float32)}
+    for band in (paths.BAND, 1 << 11):
+        monkeypatch.setattr(paths, "BAND", band)
+        found.append(codec.encode(x, given))
+    for name, plane in found[0].items():
+        same_bits(found[1][name], plane, name)
 
 
 def test_few_numbers_are_exact() -> None:

@@ -25,7 +25,7 @@ def encode(codec: Any, array: np.ndarray, given: Planes) -> Planes:
     books, book = planes["codebook"].reshape(-1, codec.entries, codec.dim), book_numbers(codec, array.shape)
     if codec.codebook == "float32":  # exact quotients
         wide = np.nan_to_num(found.astype(np.float64)[: len(books), None, None])
-    unit = np.where(wide > 0, wide / 32768, 1)
+        unit = np.where(wide > 0, wide / 32768, 1)
         books = np.nan_to_num(books.astype(np.float64) / unit)
     books, code, first = books.astype(np.int64), np.zeros(len(q), np.int64), 0
     for m, width in enumerate(codec.stages):
