@@ -89,7 +89,10 @@ def train_numbers(counts: np.ndarray, widths: tuple[int, ...], gain: bool) -> tu
         index = kmeans.nearest(levels)[residual + LOWEST]
         residual = residual - levels[index]
         if gain and m == 0:
-            gains = gains_of(residual, counts, index, 1, gains.size)
+            squares, mass = np.zeros(gains.size, np.int64), np.zeros(gains.size, np.int64)
+            np.add.at(squares, index, counts * residual * residual)
+            np.add.at(mass, index, counts)
+            gains = gains_of(squares, mass)
             residual = residual << (FINE - gains[index].astype(np.int64))
         residual = residual.clip(-HIGHEST, HIGHEST)
         code = (code << np.uint64(width)) | index.astype(np.uint64)
@@ -125,12 +128,8 @@ def take(table, integers, codes):
         codes[i] = table[np.int64(integers[i]) + LOWEST]
 
 
-def gains_of(residual: np.ndarray, weights: np.ndarray, index: np.ndarray, dim: int, cells: int) -> np.ndarray:
-    """The exponents of the gains of cells, from what they leave: squares of vectors, or numbers."""
-    squares, mass = np.zeros(cells, np.int64), np.zeros(cells, np.int64)
-    wide = residual.astype(np.int64)
-    np.add.at(squares, index, weights * (wide * wide if wide.ndim == 1 else (wide * wide).sum(1)))
-    np.add.at(mass, index, weights * dim)
+def gains_of(squares: np.ndarray, mass: np.ndarray) -> np.ndarray:
+    """The exponents of the gains of cells, from the sums of the squares of what they leave, and of weights."""
     return np.array([gain_of(square, m) for square, m in zip(squares, mass, strict=True)], np.uint8)
 
 
@@ -143,6 +142,17 @@ def gain_of(square, mass):
     return gain
 
 
+@kernel
+def add_squares(points, centres, weights, index, squares, mass):
+    """Add to the sums of cells the squares of what vectors differ from their centres, and weights, for each element."""
+    for i in range(index.size):
+        cell, weight = index[i], weights[i]
+        for e in range(points.shape[1]):
+            difference = np.int64(points[i, e]) - np.int64(centres[cell, e])
+            squares[cell] += weight * difference * difference
+            mass[cell] += weight
+
+
 # -- vectors: a book from some of them, then the codes of all
 
 
@@ -153,7 +163,9 @@ def train_vectors(points: np.ndarray, weights: np.ndarray, widths: tuple[int, ..
         centres = vectors.train(residual, weights, 1 << width, m)
         index, _ = vectors.nearest(residual, centres)
         if gain and m == 0:
-            gains = gains_of(residual - centres[index].astype(np.int64), weights, index, points.shape[1], gains.size)
+            squares, mass = np.zeros(gains.size, np.int64), np.zeros(gains.size, np.int64)
+            add_squares(residual, centres, weights, index, squares, mass)
+            gains = gains_of(squares, mass)
         residual = left(residual, centres, index, gains if gain and m == 0 else None)
         entries.append(centres)
     return Book(np.concatenate(entries), gains)
@@ -189,7 +201,9 @@ def encode_vectors(load: Load, weights: np.ndarray, how: Stages, keep: Keep, pac
             last = min(first + PIECE, stop)
             own = slice(*np.searchsorted(sample, (first, last)))
             chosen[own] = points(first, last)[sample[own] - first]
-        mass = weights[(sample[:, None] * dim + np.arange(dim)) % weights.size].sum(1)
+        mass = np.zeros(sample.size, np.int64)
+        for e in range(dim):
+            mass += weights[(sample * dim + e) % weights.size]
         found.append(train_vectors(chosen, mass, how.widths, how.gain))
         keep(book, found[book].entries[None], found[book].gains[None])
     for first in range(0, n, PIECE):

@@ -14,7 +14,7 @@ import numpy as np
 from arraycodec.primitives.jit import kernel
 from arraycodec.primitives.threads import split
 
-POOL = 1 << 18  # vectors that stand for all of more, since those that were trained on lie nearer to their centres
+POOL = 1 << 17  # vectors that stand for all of more, since those that were trained on lie nearer to their centres
 SAMPLE = 1 << 16  # vectors that centres are trained on
 ROUNDS = 20
 LANES = 256  # vectors whose distances are computed side by side, from a first-level cache
