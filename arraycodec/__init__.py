@@ -36,14 +36,18 @@ if TYPE_CHECKING:
     from arraycodec.codecs.bitmask import Bitmask
     from arraycodec.codecs.codebook import Codebook
     from arraycodec.codecs.delta import Delta
+    from arraycodec.codecs.dq import DQ
     from arraycodec.codecs.gguf import Gguf
     from arraycodec.codecs.linear import Linear
     from arraycodec.codecs.llm_int8 import LLMInt8
     from arraycodec.codecs.lossless import Lossless
+    from arraycodec.codecs.lut import Lut
     from arraycodec.codecs.microscaling import Microscaling
     from arraycodec.codecs.minifloat import Minifloat
     from arraycodec.codecs.nvfp4 import NVFP4
     from arraycodec.codecs.permuted import Permuted
+    from arraycodec.codecs.pqr import PQR
+    from arraycodec.codecs.tcq import TCQ
     from arraycodec.codecs.tied import Tied
     from arraycodec.codecs.two_four import TwoFour
     from arraycodec.containers.frame import from_bytes, to_bytes
@@ -86,10 +90,12 @@ _HOME = {
     "BitmaskConfig": "checkpoints.sparse_files", "Sparse24BitMaskConfig": "checkpoints.sparse_files",
     "load_compressed": "checkpoints.sparse_files", "save_compressed": "checkpoints.sparse_files",
     "save_compressed_model": "checkpoints.sparse_files",
-    "Codebook": "codecs.codebook", "Delta": "codecs.delta", "Gguf": "codecs.gguf",
+    "Codebook": "codecs.codebook", "Delta": "codecs.delta", "DQ": "codecs.dq",
+    "Gguf": "codecs.gguf",
     "Linear": "codecs.linear", "LLMInt8": "codecs.llm_int8", "Lossless": "codecs.lossless",
     "Microscaling": "codecs.microscaling", "Minifloat": "codecs.minifloat",
-    "NVFP4": "codecs.nvfp4", "Permuted": "codecs.permuted", "Tied": "codecs.tied",
+    "Lut": "codecs.lut", "NVFP4": "codecs.nvfp4", "Permuted": "codecs.permuted", "PQR": "codecs.pqr",
+    "TCQ": "codecs.tcq", "Tied": "codecs.tied",
     "Bitmask": "codecs.bitmask", "TwoFour": "codecs.two_four",
     "from_bytes": "containers.frame", "to_bytes": "containers.frame",
     "load_file": "containers.reader", "open_file": "containers.reader", "save_file": "containers.writer",

@@ -17,14 +17,18 @@ from arraycodec.base import Codec, Then
 from arraycodec.codecs.bitmask import Bitmask
 from arraycodec.codecs.codebook import Codebook
 from arraycodec.codecs.delta import Delta
+from arraycodec.codecs.dq import DQ
 from arraycodec.codecs.gguf import Gguf
 from arraycodec.codecs.linear import Linear
 from arraycodec.codecs.llm_int8 import LLMInt8
 from arraycodec.codecs.lossless import Lossless
+from arraycodec.codecs.lut import Lut
 from arraycodec.codecs.microscaling import Microscaling
 from arraycodec.codecs.minifloat import Minifloat
 from arraycodec.codecs.nvfp4 import NVFP4
 from arraycodec.codecs.permuted import Permuted
+from arraycodec.codecs.pqr import PQR
+from arraycodec.codecs.tcq import TCQ
 from arraycodec.codecs.tied import Tied
 from arraycodec.codecs.two_four import TwoFour
 from arraycodec.errors import ArgumentError, FormatError, UnknownCodecError, UnsupportedByBackend, VersionError
@@ -36,14 +40,18 @@ CODECS: dict[str, type[Codec]] = {
         Bitmask,
         Codebook,
         Delta,
+        DQ,
         Gguf,
         Linear,
         LLMInt8,
         Lossless,
+        Lut,
         Minifloat,
         Microscaling,
         NVFP4,
         Permuted,
+        PQR,
+        TCQ,
         Tied,
         TwoFour,
     )
@@ -79,6 +87,14 @@ SCHEMES: dict[str, Codec] = {
     "mxfp8-e5m2": Microscaling("float8_e5m2"),
     "mxint8": Microscaling("int8"),
     "nvfp4": NVFP4(),
+    **{f"lut{bits}": Lut(bits) for bits in range(2, 9)},
+    **{f"tcq{bits}": TCQ(bits) for bits in range(1, 9)},
+    **{f"dq{bits}": DQ(bits=bits) for bits in (2, 4, 8)},
+    "pqr": PQR((4, 4), codebook="float32"),
+    "pqr-5-3": PQR((5, 3), codebook="float32"),
+    "pqr-local": PQR((4, 4), scope=128, codebook="float32"),
+    "pqr-gain": PQR((5, 3), block_size=(1, None), gain=True),
+    "pqr-vector": PQR((10, 6), dim=2, block_size=(1, None), gain=True),
     "lossless": Lossless(),
     "lossless-storage": Lossless("storage"),
     "lossless-inference": Lossless("inference"),

@@ -46,7 +46,9 @@ def codecs() -> list[list[str]]:
         for column, kinds in columns.items():
             on_cpu = [] if column == "CUDA" else ["reference"]
             cell = ", ".join([*on_cpu, *(what for what in kinds if (what, name) in there)]) or "none"
-            eager = column == "JAX" and not registry.CODECS[name]().fixed_size(MATRIX)
+            own = registry.CODECS[name]()
+            always = own.trained and "codebook" in own.computed  # found anew in every array
+            eager = column == "JAX" and (always or not own.fixed_size(MATRIX))
             cells.append(f"{cell} (jit: decoding only)" if eager else cell)
         rows.append([f"[{name}](docs/format/{name}.md)", schemes, *cells])
     return rows

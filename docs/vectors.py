@@ -85,7 +85,7 @@ class CodecVector:
             try:
                 planes = implementation.encode(wrap(self.x.copy()), self.codec, given)
             except UnsupportedByBackend:
-                if not Case(self.codec).host_encoded:
+                if not Case(self.codec, self.given).host_encoded:
                     raise
                 planes = None
             for name, want in self.planes.items() if planes else ():

@@ -26,12 +26,15 @@ def inventory() -> dict[str, Any]:
         bits = 8 * sum(plane.nbytes for plane in planes) / (TYPICAL[0] * TYPICAL[1]) if fixed else None
         schemes.append({
             "name": name, "bits_per_element": bits, "lossless": codec.lossless, "dtypes": list(dtypes),
-            "codec": codec.to_json(), "repr": repr(codec),
+            "experimental": codec.experimental, "codec": codec.to_json(), "repr": repr(codec),
         })  # fmt: skip
     codecs = [
-        {"name": name, "lossless": bool(cls.lossless), "dtypes": list(cls.dtypes), "about": _first_line(cls.__doc__)}
+        {
+            "name": name, "lossless": bool(cls.lossless), "experimental": cls.experimental, "dtypes": list(cls.dtypes),
+            "about": _first_line(cls.__doc__),
+        }
         for name, cls in registry.CODECS.items()
-    ]
+    ]  # fmt: skip
     backends = [
         {"name": name, "installed": _version(packages[0]) is not None, "versions": {p: _version(p) for p in packages}}
         for name, packages in PACKAGES.items()

@@ -241,7 +241,8 @@ def inventory(found: dict[str, Any]) -> None:
     )
     rows = table("codec", "", "|about", title="Codecs")
     for codec in found["codecs"]:
-        rows.add_row(cell(codec["name"], "green"), cell("lossless" if codec["lossless"] else ""), cell(codec["about"]))
+        kind = next((kind for kind in ("lossless", "experimental") if codec[kind]), "")
+        rows.add_row(cell(codec["name"], "green"), cell(kind), cell(codec["about"]))
     rows.show(out)
     rows = table("convert --to", "|schemes", title="Formats")
     for form in found["formats"]:

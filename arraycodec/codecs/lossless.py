@@ -21,16 +21,15 @@ from arraycodec.base import Codec, Fetch, Given, Planes
 from arraycodec.errors import ArgumentError
 from arraycodec.primitives.entropy.candidates import FLOAT_BITS
 from arraycodec.primitives.entropy.choice import choose, plain
-from arraycodec.primitives.entropy.decoding import decode, decode_part
+from arraycodec.primitives.entropy.decoding import decode, read_words
 from arraycodec.primitives.entropy.encoding import encode
-from arraycodec.primitives.entropy.layout import SMALL, Layout, layout_of
-from arraycodec.primitives.entropy.plan import WORDS
+from arraycodec.primitives.entropy.layout import Layout, layout_of
+from arraycodec.primitives.entropy.plan import PLANES, WORDS
 from arraycodec.primitives.memory import bits, empty, writable_bits
 from arraycodec.spec import DTYPES, ArraySpec, spec_of
 
 MODES = ("balanced", "storage", "inference")
 FIELD = re.compile("S?E|EM[1-3]|SEM[12]|B[1-8]")
-PLANES = {"plan": "uint32", "tables": "uint8", "index": "uint16", "streams": "uint8", "raw": "uint8"}
 
 
 @dataclass(frozen=True)
@@ -105,17 +104,7 @@ class Lossless(Codec):
         """The streams that hold the range, and no others."""
         if start >= stop:
             return empty(ArraySpec((0,), spec.dtype))
-        whole = slice(None)
-        small = {name: bits(fetch(name, whole)) for name in SMALL}
-        found = layout_of(small, spec.size, 8 * spec.numpy_dtype.itemsize)
-        first, last = found.streams_of(start, stop)
-        code, chunk = found.places[[first, last]], found.chunks[[first, last]]
-        data = bits(fetch("streams", slice(int(code[0]), int(code[1]) + found.slack)))
-        raw = bits(fetch("raw", slice(int(chunk[0]), int(chunk[1]))))
-        part = found.part(first, last)
-        part.check(data.size, raw.size)  # who fetches from planes that are too short gives what there is
-        out = decode_part(part, data, raw, small["words"], start, stop)
-        return out.view(spec.numpy_dtype)
+        return read_words(fetch, spec, start, stop).view(spec.numpy_dtype)
 
 
 @cache

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from arraycodec.base import Given, Planes
+from arraycodec.base import Codec, Given, Planes
 from arraycodec.codecs.lossless import Lossless
 from arraycodec.errors import CorruptError, UnsupportedByBackend
 from arraycodec.primitives.entropy.layout import Layout, layout_of
@@ -70,7 +70,7 @@ def encode(x: torch.Tensor, codec: Lossless, given: Given) -> Planes:
     )
 
 
-def decode(codec: Lossless, planes: Planes, spec: ArraySpec, given: Given, out: torch.Tensor) -> None:
+def decode(codec: Codec, planes: Planes, spec: ArraySpec, given: Given, out: torch.Tensor) -> None:
     """Write the tensor of these planes into `out`."""
     if not spec.size:
         return

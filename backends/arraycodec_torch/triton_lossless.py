@@ -9,7 +9,7 @@ import numpy as np
 import torch
 import triton
 
-from arraycodec.base import Given, Planes
+from arraycodec.base import Codec, Given, Planes
 from arraycodec.codecs.lossless import Lossless
 from arraycodec.primitives.entropy.plan import ANS, NONE, PALETTE
 from arraycodec.spec import ArraySpec
@@ -29,7 +29,7 @@ def encode(x: torch.Tensor, codec: Lossless, given: Given) -> Planes:
     return lossless.encode(x, codec, given)
 
 
-def decode(codec: Lossless, planes: Planes, spec: ArraySpec, given: Given, out: torch.Tensor) -> None:
+def decode(codec: Codec, planes: Planes, spec: ArraySpec, given: Given, out: torch.Tensor) -> None:
     """Write the tensor of these planes into `out`."""
     check_device(codec, out.device)
     if not spec.size:

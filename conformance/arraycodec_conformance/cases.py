@@ -12,14 +12,18 @@ from arraycodec.base import Codec, Planes, Then
 from arraycodec.codecs.bitmask import Bitmask
 from arraycodec.codecs.codebook import Codebook
 from arraycodec.codecs.delta import Delta
+from arraycodec.codecs.dq import DQ
 from arraycodec.codecs.gguf import Gguf
 from arraycodec.codecs.linear import Linear
 from arraycodec.codecs.llm_int8 import LLMInt8
 from arraycodec.codecs.lossless import Lossless
+from arraycodec.codecs.lut import Lut
 from arraycodec.codecs.microscaling import Microscaling
 from arraycodec.codecs.minifloat import Minifloat
 from arraycodec.codecs.nvfp4 import NVFP4
 from arraycodec.codecs.permuted import Permuted
+from arraycodec.codecs.pqr import PQR
+from arraycodec.codecs.tcq import TCQ
 from arraycodec.codecs.tied import Tied
 from arraycodec.codecs.two_four import TwoFour
 from arraycodec.primitives.gguf_blocks import TYPES
@@ -31,6 +35,8 @@ RISING16 = np.array([-3, -2, -1.5, -1, -0.75, -0.5, -0.25, -0.125, 0, 0.1, 0.2, 
 UNEVEN16 = (RISING16[:-1] * np.float32(0.25) + RISING16[1:] * np.float32(0.75)).astype(np.float32)
 HUNDRED = np.full(1, 100, np.float32)
 TENTH, THREE = np.full(1, 0.1, np.float32), np.full(1, 3, np.int8)
+LEVELS8 = np.array([[-30000, -9000, -9000, -1, 0, 7000, 32767, 32767]], np.int16)
+LEVELS256 = np.linspace(-32767, 32767, 256).astype(np.int16)[None]
 RISING256 = np.concatenate([np.linspace(-1, -0.01, 127), np.linspace(0, 1, 129)]).astype(np.float32)
 
 
@@ -69,14 +75,17 @@ class Case:
 
     @property
     def host_encoded(self) -> bool:
-        """Whether an implementation may leave encoding to the reference: lossless codecs, also as parts."""
-        return _lossless(self.codec)
+        """Whether an implementation may leave encoding to the reference: what is lossless or trained, also as parts.
+
+        Not what is trained where the case gives the codebook.
+        """
+        return _on_host(self.codec, "codebook" not in self.given)
 
 
-def _lossless(codec: Codec) -> bool:
+def _on_host(codec: Codec, training: bool) -> bool:
     if isinstance(codec, Then):
-        return _lossless(codec.outer) or any(_lossless(part) for _, part in codec.parts)
-    return codec.lossless
+        return _on_host(codec.outer, training) or any(_on_host(part, True) for _, part in codec.parts)
+    return codec.lossless or codec.searched or (codec.trained and training)
 
 
 def _short(codec: Codec) -> str:
@@ -103,6 +112,12 @@ def shuffled(axis: int) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
         return {"order": np.random.default_rng(columns).permutation(columns).astype(np.int32)}
 
     return order
+
+
+def importance(x: np.ndarray) -> dict[str, np.ndarray]:
+    """Columns that count more and more, the first one not at all."""
+    columns = np.atleast_1d(x).shape[-1]
+    return {"importance": np.linspace(0, 1, columns, dtype=np.float32) if columns > 1 else np.ones(columns, np.float32)}
 
 
 def any_bytes(specs: dict[str, ArraySpec], seed: int) -> Planes:
@@ -175,12 +190,38 @@ CASES = [
     Case(Lossless("storage")),
     Case(Lossless("inference")),
     Case(Then(Codebook("nf4"), codes=Lossless(), absmax=Lossless("storage"))),
+    Case(Lut()),
+    Case(Lut(4)),
+    Case(Lut(1, block_size=None)),
+    Case(Lut(2, (1, 5), training="optimum")),
+    Case(Lut(3, (32, 48), "row")),
+    Case(Lut(5, 64, scope=100)),
+    Case(Lut(6, (1, None), "row", "optimum"), fitted=importance),
+    Case(Lut(8, (1, 128)), {"codebook": LEVELS256}),
+    Case(Lut(3, 64), {"codebook": LEVELS8}),
+    Case(TCQ()),
+    Case(TCQ(1, block_size=None)),
+    Case(TCQ(2, 64)),
+    Case(TCQ(3, 256, (1, 64))),
+    Case(TCQ(5, block_size=100, outliers=0.01)),
+    Case(TCQ(6, block_size=(32, 48), outliers=0.1)),
+    Case(TCQ(7, rotate=16)),
+    Case(TCQ(8), fitted=importance),
+    Case(TCQ(4, block_size=64, outliers=0.02, rotate=64)),
+    Case(DQ()),
+    Case(DQ(snr=30.0)),
     Case(Delta(), base=near),
     Case(Delta("storage"), base=near),
     Case(Tied("embed.weight"), base=lambda x: x),
     Case(Permuted(), fitted=shuffled(-1)),
     Case(Permuted(axis=0), fitted=shuffled(0)),
     Case(Then(Permuted(), values=Linear(4, False, (1, 32))), fitted=shuffled(-1)),
+    Case(SCHEMES["pqr"]),
+    Case(PQR(scope=128, codebook="float32")),
+    Case(PQR((3, 2, 2), scope="row", codebook="float32")),
+    Case(PQR((4, 3), scope=100, block_size=5, gain=True), fitted=importance),
+    Case(PQR((6, 4), dim=2, scope=192, block_size=(1, None))),
+    Case(PQR((6, 5, 2), dim=4, block_size=(32, 48), gain=True)),
     *(Case(Gguf(name), written=any_bytes) for name in TYPES),
     Case(Bitmask()),
     Case(Bitmask(drop_negative_zero=True)),

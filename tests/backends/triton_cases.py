@@ -8,6 +8,7 @@ import numpy as np
 
 import arraycodec as ac
 from arraycodec.base import Codec
+from arraycodec.spec import numpy_dtype
 from arraycodec_conformance.strategies import PATTERNS
 from tests.backends.triton_emulation import sample, sample_tiles
 
@@ -16,6 +17,7 @@ SPARSE = ("bitmask", "two_four")
 USER = np.linspace(-1, 1, 16, dtype=np.float32)  # a midpoint of it is zero
 SMALL = np.array([2, 1, 0.9999999, 0.5, 2.0**-11, 0, -1, -0.9999999], np.float32) * np.float32(2.0**-89)
 SCALES = np.array([1, -1, 0, 2.0**-101, 2.0**127, np.inf, 7, 1e-3], np.float32)
+LEVELS = np.sort(np.random.default_rng(3).integers(-32767, 32768, (1, 256))).astype(np.int16)
 EIGHT = np.array([0, 1, 100, 127, 128, 254, 255, 16], np.uint8)
 ZEROS = np.array([0, 127, -128, 3, -1, 5, 0, 7], np.int8)
 
@@ -33,6 +35,8 @@ class Case(NamedTuple):
         tile = getattr(self.codec, "block_size", None)
         if isinstance(tile, tuple):
             return sample_tiles(self.shape, tile, self.dtype)
+        if self.codec.name == "dq":  # a single element that is not finite would leave nothing to decode
+            return np.asarray(np.random.default_rng(0).standard_normal(self.shape)).astype(numpy_dtype(self.dtype))
         x = sample(int(np.prod(self.shape)), self.dtype).reshape(self.shape)
         if self.codec.name in SPARSE:
             x[np.random.default_rng(1).random(self.shape) < 0.5] = 0
@@ -77,6 +81,11 @@ CASES: dict[str, list[Case]] = {
         Case(ac.Codebook("dynamic", block_size=256, offset=True), (5000,)),
         Case(ac.Codebook("fp8-e5m2"), (8, 64), given={"absmax": SMALL[:, None]}),
     ],
+    "dq": [
+        Case(ac.DQ(bits=3), (8, 16), "bfloat16"),
+        Case(ac.DQ(step=2.0**-12), (1033,)),  # codes are stored raw
+        Case(ac.DQ(), (3, 5), "float16"),
+    ],
     "linear": [
         Case(ac.Linear(8), (4096 * 2,)),
         Case(ac.codec("w4a16"), (24, 256), "bfloat16"),
@@ -95,6 +104,11 @@ CASES: dict[str, list[Case]] = {
         Case(ac.Lossless("storage", "EM2"), (300,), "float16"),
         Case(ac.Lossless("inference"), (4099,), "bfloat16"),
     ],
+    "lut": [
+        Case(ac.Lut(8), (24, 256), "bfloat16", {"codebook": LEVELS}),
+        Case(ac.Lut(3, (32, 48)), (2, 65, 192), given={"codebook": LEVELS[:, 4::32]}),
+        Case(ac.Lut(4, 5, scope=100), (1099,), "float16", {"codebook": np.resize(LEVELS[:, ::16], (11, 16))}),
+    ],
     "minifloat": [
         Case(ac.Minifloat(), (4096 * 2,)),
         Case(ac.codec("fp8-channel"), (24, 192), "bfloat16"),
@@ -107,6 +121,16 @@ CASES: dict[str, list[Case]] = {
         Case(ac.Microscaling("float6_e3m2fn"), (4099,), "bfloat16"),
         Case(ac.Microscaling(flavour=CT), (64, 64), "float16"),
         Case(ac.Microscaling("int8"), (8, 32), given={"scales": EIGHT[:, None]}),
+    ],
+    "pqr": [
+        Case(ac.PQR((4, 4), scope=128, codebook="float32"), (24, 256), "bfloat16"),
+        Case(ac.PQR((5, 2), scope=100, block_size=5, gain=True), (1099,), "float16"),
+        Case(ac.PQR((7, 5), dim=2, scope="row", block_size=(1, None)), (33, 130)),
+    ],
+    "tcq": [
+        Case(ac.TCQ(), (24, 256), "bfloat16"),
+        Case(ac.TCQ(3, 256, (1, 64)), (5, 192)),
+        Case(ac.TCQ(5, block_size=100, outliers=0.05), (2100,), "float16"),
     ],
     "two_four": [
         Case(ac.TwoFour(prune=True), (24, 256), "bfloat16"),
@@ -149,7 +173,13 @@ MORE: dict[str, list[Case]] = {  # at level full and above
         Case(ac.LLMInt8(), (4099,), "float16"),
         Case(ac.LLMInt8(), (5, 1)),
     ],
+    "dq": [Case(ac.DQ(snr=40), (2, 100), "float16"), Case(ac.DQ(step=1), (), "bfloat16")],
     "lossless": [Case(ac.Lossless("storage", "EM2"), (997,), "float16")],
+    "lut": [
+        Case(ac.Lut(1, None), (4099,), given={"codebook": LEVELS[:, 60::100]}),
+        Case(ac.Lut(6, (1, None), "row"), (33, 130), "bfloat16", {"codebook": np.resize(LEVELS[:, ::4], (33, 64))}),
+        Case(ac.Lut(2, (1, 64)), (1, 1), given={"codebook": LEVELS[:, ::64]}),
+    ],
     "minifloat": [
         Case(ac.Minifloat("float6_e3m2fn", block_size=(32, 48)), (65, 192)),
         Case(ac.Minifloat("float8_e5m2fnuz", block_size=(1, None)), (33, 130)),
@@ -167,13 +197,21 @@ MORE: dict[str, list[Case]] = {  # at level full and above
         Case(ac.Microscaling("float8_e4m3fn"), (8, 32), given={"scales": EIGHT[:, None]}),
         Case(ac.Microscaling(block_size=1024), (1,)),
     ],
+    "pqr": [
+        Case(ac.PQR((3, 2, 2), scope="row", codebook="float32"), (33, 130), "float16"),
+        Case(ac.PQR((5, 3), codebook="float32"), (7,)),
+        Case(ac.PQR((10, 6), dim=2, block_size=(1, 64), gain=True), (40, 192)),
+        Case(ac.PQR((4, 3), dim=8, block_size=(32, 48)), (2, 65, 192), "bfloat16"),
+        Case(ac.PQR(), (1, 1)),
+    ],
     "nvfp4": [
         Case(ac.NVFP4(arithmetic="eager"), (4099,), "float16"),
         Case(ac.NVFP4(), (64, 64), "bfloat16", {"global_scale": np.full(1, 2.0**-117, np.float32)}),
         Case(ac.NVFP4(), (1,)),
     ],
 }  # fmt: skip
-QUANTISERS = [family for family, own in CASES.items() if not own[0].codec.lossless and family not in SPARSE]
+NOT_STORED = (*SPARSE, "dq")  # whose planes are not any bytes
+QUANTISERS = [family for family, own in CASES.items() if not own[0].codec.lossless and family not in NOT_STORED]
 # What is run on all 2^16 patterns of a dtype: codecs whose steps are not those of another one here.
 EVERY_PATTERN: dict[str, list[Codec]] = {
     "bfloat16": [ac.Codebook("nf4"), ac.Microscaling("float8_e5m2", block_size=64), ac.NVFP4(arithmetic="eager")],

@@ -34,12 +34,12 @@ def test_bits(family: str, level: Level, few_programs: None) -> None:
 
 @pytest.mark.parametrize("family", CASES)
 def test_random_patterns_and_sizes(family: str, few_programs: None) -> None:
-    codec, rng = CASES[family][0].codec, np.random.default_rng(0)
+    (codec, *_, given), rng = CASES[family][0], np.random.default_rng(0)
     for dtype in ("float32", "bfloat16", "float16"):
         width = numpy_dtype(dtype).itemsize * 8
         for shape in ((3, 128), (7, 1033), (0,), (), (1,)):
             x = rng.integers(0, 2**width, shape, np.uint64).astype(f"u{width // 8}").view(numpy_dtype(dtype))
-            compare(TRITON, codec, x)
+            compare(TRITON, codec, x, given)
 
 
 def test_compositions(few_programs: None) -> None:

@@ -12,14 +12,18 @@ from typing import Any
 import numpy as np
 import toy_bitmask
 import toy_delta
+import toy_dq
 import toy_gguf
 import toy_linear
 import toy_llm_int8
 import toy_lossless
+import toy_lut
 import toy_microscaling
 import toy_minifloat
 import toy_nvfp4
 import toy_permuted
+import toy_pqr
+import toy_tcq
 import toy_tied
 import toy_two_four
 
@@ -36,14 +40,18 @@ IMPLEMENTATIONS = {"plain": sys.modules[__name__]}
 WITNESSES = {
     "bitmask": toy_bitmask,
     "delta": toy_delta,
+    "dq": toy_dq,
     "gguf": toy_gguf,
     "linear": toy_linear,
     "llm_int8": toy_llm_int8,
     "lossless": toy_lossless,
+    "lut": toy_lut,
     "microscaling": toy_microscaling,
     "minifloat": toy_minifloat,
     "nvfp4": toy_nvfp4,
     "permuted": toy_permuted,
+    "pqr": toy_pqr,
+    "tcq": toy_tcq,
     "tied": toy_tied,
     "two_four": toy_two_four,
 }

@@ -78,7 +78,7 @@ def candidates(words: np.ndarray, dtype: str, name: str | None) -> tuple[Bins, t
     else:
         low, rest, arrangement, flip = narrowest(words)
         shift = max(0, rest - 8)
-        bins, fields = Bins(RANGE, words.dtype.type(low ^ flip), 0, shift), _range_fields(arrangement, low, shift)
+        bins, fields = Bins(RANGE, words.dtype.type(low ^ flip), 0, shift), range_fields(arrangement, low, shift)
     return bins, fields if name is None else tuple(field for field in fields if field.name == name)
 
 
@@ -148,7 +148,7 @@ def _byte_fields() -> tuple[Field, ...]:
     )
 
 
-def _range_fields(arrangement: int, low: int, shift: int) -> tuple[Field, ...]:
+def range_fields(arrangement: int, low: int, shift: int) -> tuple[Field, ...]:
     """The top 8..1 bits of the range of integers, whose last bin is empty, since it holds them all."""
     return tuple(
         Field(

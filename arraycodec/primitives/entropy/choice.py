@@ -14,12 +14,20 @@ from typing import NamedTuple
 import numpy as np
 
 from arraycodec.primitives.entropy import histogram, samples
-from arraycodec.primitives.entropy.candidates import FLOAT_BITS, LONE, Bins, Field, candidates, narrowest
+from arraycodec.primitives.entropy.candidates import (
+    FLOAT_BITS,
+    LONE,
+    Bins,
+    Field,
+    candidates,
+    narrowest,
+    range_fields,
+)
 from arraycodec.primitives.entropy.cluster import labelled
 from arraycodec.primitives.entropy.costs import FRACTION, entropies, logarithms
 from arraycodec.primitives.entropy.fitting import GAP_BITS, ans_tables, folded, huffman_tables
 from arraycodec.primitives.entropy.layout import GAP
-from arraycodec.primitives.entropy.plan import ANS, FEWEST, FLOAT, HUFFMAN, NONE, PALETTE, Choice, Plan
+from arraycodec.primitives.entropy.plan import ANS, FEWEST, FLOAT, HUFFMAN, NONE, PALETTE, PLAIN, Choice, Plan
 from arraycodec.primitives.threads import split
 
 STREAM = 4096  # elements of a stream where speed counts
@@ -70,6 +78,22 @@ def choose(words: np.ndarray, dtype: str, shape: tuple[int, ...], mode: str, fie
         found += [_window(words, dtype, bits)] if words.nbytes >= MIN_CODED else []
     elif field is not None or (words.nbytes >= MIN_CODED and len(found) == 1):
         found += _coded(words, dtype, shape, EFFORTS[mode], field)
+    return _least(found)[1]
+
+
+def choose_window(words: np.ndarray, low: int, shift: int, shape: tuple[int, ...]) -> Choice:
+    """The way to code words by their distance to `low`, modulo 2^n: of that the `shift` lowest bits are stored raw.
+
+    Words at a distance of 256 << shift or more are patches.
+    """
+    found = [(words.size * 8 * words.itemsize, plain(words))]
+    if words.size and len({int(word) for word in samples.extremes(words, words.dtype.type(0))}) == 1:
+        return _choice(Plan(offset=int(words[0]), stream=STREAM, unit=STREAM), words)
+    if words.nbytes >= MIN_CODED:
+        bins = Bins(histogram.RANGE, words.dtype.type(low), 0, shift)
+        fields = range_fields(PLAIN, low, shift)[:1]
+        effort = EFFORTS["storage"]
+        found += [_best(words, bins, fields, layout, effort) for layout in _layouts(words, bins, shape, 0, effort)]
     return _least(found)[1]
 
 

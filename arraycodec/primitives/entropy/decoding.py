@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -10,11 +11,13 @@ from arraycodec.errors import CorruptError
 from arraycodec.primitives.entropy import ans, huffman
 from arraycodec.primitives.entropy.bitstreams import ans_four, ans_one, huffman_four, huffman_one
 from arraycodec.primitives.entropy.fields import constants, words_of
-from arraycodec.primitives.entropy.layout import Layout, pieces_of
+from arraycodec.primitives.entropy.layout import SMALL, Layout, layout_of, pieces_of
 from arraycodec.primitives.entropy.plan import HUFFMAN, NONE
 from arraycodec.primitives.entropy.rest import load_rest
 from arraycodec.primitives.jit import inlined, kernel
+from arraycodec.primitives.memory import bits
 from arraycodec.primitives.threads import split
+from arraycodec.spec import ArraySpec
 
 EFFORT = 4  # elements of a plain loop that take as long as one here: from so few on a second thread pays
 
@@ -44,6 +47,21 @@ def decode(found: Layout, data: np.ndarray, raw: np.ndarray, words: np.ndarray, 
     """The words of a whole array, into `out`."""
     _decode(found, data, raw, words, out, 0)
     out[found.patches] = words[found.plan.palette :]
+
+
+def read_words(
+    fetch: Callable[[str, slice], np.ndarray], spec: ArraySpec, start: int, stop: int
+) -> np.ndarray[Any, np.dtype[np.unsignedinteger]]:
+    """The words start..stop, which are not none, of an array of `spec`; see `Codec.read`."""
+    small = {name: bits(fetch(name, slice(None))) for name in SMALL}
+    found = layout_of(small, spec.size, 8 * spec.numpy_dtype.itemsize)
+    first, last = found.streams_of(start, stop)
+    code, chunk = found.places[[first, last]], found.chunks[[first, last]]
+    data = bits(fetch("streams", slice(int(code[0]), int(code[1]) + found.slack)))
+    raw = bits(fetch("raw", slice(int(chunk[0]), int(chunk[1]))))
+    part = found.part(first, last)
+    part.check(data.size, raw.size)  # who fetches from planes that are too short gives what there is
+    return decode_part(part, data, raw, small["words"], start, stop)
 
 
 def decode_part(

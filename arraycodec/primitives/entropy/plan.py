@@ -13,6 +13,7 @@ import numpy as np
 from arraycodec.errors import CorruptError
 
 WORDS = 16  # of the plane
+PLANES = {"plan": "uint32", "tables": "uint8", "index": "uint16", "streams": "uint8", "raw": "uint8"}  # and `words`
 NONE, HUFFMAN, ANS = range(3)  # coders
 PLAIN, SIGNED, FLOAT, PALETTE = range(4)  # arrangements of a word's bits
 MAX_STREAM = 1 << 15  # symbols of a stream: its bytes fit 16 bits with 14 bits for each
