@@ -67,7 +67,7 @@ def bench(
     codecs = {name: registry.codec(name) for name in (registry.SCHEMES if schemes is None else schemes)}
     cases, losses, others, notes = [], [], [], []
     arrays = ""
-    for dtype, workload in _workloads(file, shape, quick):
+    for dtype, workload in _workloads(file, shape, quick, notes):
         arrays = arrays or _describe(file, workload)
         for scheme, codec in codecs.items():
             if not (fit := [array for array in workload if takes(codec, array)]):
@@ -106,12 +106,12 @@ def parse_shape(text: str) -> tuple[int, int]:
 
 
 def _workloads(
-    file: str | os.PathLike[str] | None, shape: tuple[int, int], quick: bool
+    file: str | os.PathLike[str] | None, shape: tuple[int, int], quick: bool, notes: list[str]
 ) -> Iterator[tuple[str, list[np.ndarray]]]:
     """dtype -> the arrays to measure on."""
     if file is not None:
         found: dict[str, list[np.ndarray]] = {}
-        for array in _matrices(file):
+        for array in matrices(file, notes):
             found.setdefault(array.dtype.name, []).append(array)
         yield from found.items()
         return
@@ -120,14 +120,20 @@ def _workloads(
         yield dtype, [values if dtype == "float32" else values.astype(numpy_dtype(dtype))]
 
 
-def _matrices(file: str | os.PathLike[str]) -> Iterator[np.ndarray]:
-    """What compressing would encode, up to a limit."""
-    policy, left = Policy("nf4"), FILE_LIMIT
+def matrices(file: str | os.PathLike[str], notes: list[str]) -> Iterator[np.ndarray]:
+    """What compressing a checkpoint would encode, up to a limit; what is over it is told in `notes`."""
+    policy, left, over = Policy("nf4"), FILE_LIMIT, 0
     with opened(scan(file)) as files:
         for name, (_, tensor) in tensors(files).items():
-            if policy.decide(name, tensor.dtype, tensor.shape).codec and tensor.spec.size <= left:
-                left -= tensor.spec.size
-                yield tensor.decode()
+            if not policy.decide(name, tensor.dtype, tensor.shape).codec:
+                continue
+            if tensor.spec.size > left:
+                over += 1
+                continue
+            left -= tensor.spec.size
+            yield tensor.decode()
+    if over:
+        notes.append(f"{over} matrices of the file: only {FILE_LIMIT:,} weights are measured")
 
 
 def _describe(file: str | os.PathLike[str] | None, workload: list[np.ndarray]) -> str:

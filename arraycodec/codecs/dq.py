@@ -45,24 +45,25 @@ from arraycodec.primitives.floats import INFINITY, KINDS, MIN_SCALE
 from arraycodec.primitives.memory import bits, empty, writable_bits
 from arraycodec.primitives.scales import absmax_of_blocks
 from arraycodec.primitives.steps import (
+    CLOSE,
+    DB,
     DIVISIONS,
     LARGEST,
-    Moments,
-    clamped,
+    SLACK,
+    Survey,
     least_step,
     most_step,
     nearest,
-    place_of,
     places_for,
-    scale_at,
 )
 from arraycodec.spec import ArraySpec, spec_of
 
 CODES = "int16"
-SMALL = 1 << 12  # elements of an array whose step follows from its largest magnitude
+FIXED = 118  # bytes of the planes scale, centroids and plan
+SMALL = 1 << 12  # elements below which an array is not charged for
+FREE = 144  # bytes: FIXED, and what fills up words
 SHIFTS = range(6)  # bits of a code that may be stored raw
 MOST_SNR = 150.0
-DB = 20 * math.log10(2)  # of a bit
 
 
 @dataclass(frozen=True)
@@ -73,9 +74,9 @@ class DQ(Codec):
     snr    signal to noise in dB, up to 120, before values are rounded to the dtype: the largest step that reaches it.
     step   the step itself: twice the distance of levels.
 
-    Exactly one of them is given; none means `bits=4`. In arrays of fewer than 4096 elements, whose planes weigh more
-    than their codes, `bits` chooses the step of so many bits without a coder. Arrays are float32, bfloat16 or float16
-    of any shape. Planes: float32 `scale` (1,), int16 `centroids` (25,), and `plan`, `tables`, `index`, `streams`, `raw`
+    Exactly one of them is given; none means `bits=4`. Of arrays with fewer than 4096 elements 144 bytes do not count as
+    `bits`: 118 are planes of fixed size, the others fill up words. A target beyond the largest or smallest step that an
+    array can have gets that step. Arrays are float32, bfloat16 or float16 of any shape. Planes: float32 `scale` (1,), int16 `centroids` (25,), and `plan`, `tables`, `index`, `streams`, `raw`
     and `words` of the codes as `lossless` has them. Encoding runs on the host, and tries several steps.
 
     Planes may change in a later version without a way to read the old ones.
@@ -125,21 +126,23 @@ class DQ(Codec):
         if not MIN_SCALE <= absmax < INFINITY:
             codes = coded(np.zeros(source.size, np.int16), spec.known_shape)
             return _planes(absmax, np.zeros(2 * CENTRED + 1, np.int16), codes)
-        largest, trial = float(absmax.view(np.float32)), partial(attempt, source, spec)
+        largest, tried = float(absmax.view(np.float32)), partial(attempt, source, spec)
         if self.step is not None:
             if not least_step(largest) <= self.step <= most_step(spec.dtype):
                 allowed = f"{least_step(largest):g} for elements up to {largest:g} to {most_step(spec.dtype):g}"
                 raise ArgumentError(f"{self}: step must be from {allowed} for {spec.dtype}")
-            return trial(np.float32(self.step / DIVISIONS).view(np.uint32)).planes
-        places = places_for(largest, spec.dtype)
-        if self.bits is not None and spec.size < SMALL:
-            return trial(scale_at(clamped(place_of(largest * 2 ** (1 - self.bits)), places))).planes
-        moments = Moments.of(source, kind, largest)
-        if self.bits is not None:
-            target, first = self.bits, moments.step_for_bits(self.bits)
-            return nearest(trial, places, first, lambda made: made.bits - target, -1).planes
-        ratio = self.snr or 0.0
-        return nearest(trial, places, moments.step_for_snr(ratio), lambda made: (made.snr - ratio) / DB, 1).planes
+            return tried(np.float32(self.step / DIVISIONS).view(np.uint32)).planes(spec)
+        places, survey = places_for(largest, spec.dtype), Survey(source, kind, largest)
+        if self.snr is not None:
+            ratio = self.snr
+            return nearest(tried, places, survey.for_snr(ratio), lambda made: (made.snr - ratio) / DB, 1).planes(spec)
+        room = (self.bits or 0.0) * spec.size + (8 * FREE if spec.size < SMALL else 0)
+        first, close = survey.for_bits((room - 8 * FIXED) / spec.size), max(CLOSE, SLACK / spec.size)
+
+        def excess(planes: Planes) -> float:
+            return (8 * sum(plane.nbytes for plane in planes.values()) - room) / spec.size
+
+        return nearest(lambda scale: tried(scale).planes(spec), places, first, excess, -1, close)
 
     def decode(
         self, planes: Planes, spec: ArraySpec, given: Given | None = None, out: np.ndarray | None = None
@@ -168,10 +171,10 @@ class DQ(Codec):
 
 
 class Attempt(NamedTuple):
-    """An array coded with some scale."""
+    """An array quantised with some scale."""
 
-    planes: Planes
-    bits: float  # per element
+    scale: np.uint32
+    codes: np.ndarray
     found: Statistics
 
     @property
@@ -179,9 +182,13 @@ class Attempt(NamedTuple):
         """Signal to noise in dB; not more than is ever asked for."""
         return min(10 * math.log10(max(self.found.signal, 1) / max(self.found.error, 1)), MOST_SNR)
 
+    def planes(self, spec: ArraySpec) -> Planes:
+        """The planes, once the codes are coded: step 4."""
+        return _planes(self.scale, self.found.centroids, coded(self.codes, spec.known_shape))
+
 
 def attempt(source: np.ndarray, spec: ArraySpec, scale: np.uint32) -> Attempt:
-    """Steps 2 to 5 for a scale."""
+    """Steps 2, 3 and 5 for a scale."""
     value = scale.view(np.float32)
     # Nothing may decode to infinity: the highest level that is tried is two above x.
     limit = UNIT * min(HIGHEST // UNIT, int(LARGEST[spec.dtype] / (UNIT * float(value))) - 3)
@@ -190,10 +197,7 @@ def attempt(source: np.ndarray, spec: ArraySpec, scale: np.uint32) -> Attempt:
     if (rates := rates_of(histogram_of_codes(codes))).size > 1:
         del codes  # before there are others
         codes = searched(numbers, rates)
-    found = statistics(numbers, codes)
-    planes = _planes(scale, found.centroids, coded(codes, spec.known_shape))
-    size = 8 * sum(plane.nbytes for plane in planes.values()) / spec.size
-    return Attempt(planes, size, found)
+    return Attempt(scale, codes, statistics(numbers, codes))
 
 
 def coded(codes: np.ndarray, shape: tuple[int, ...]) -> Planes:

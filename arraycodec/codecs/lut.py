@@ -31,6 +31,7 @@ from arraycodec.primitives.kmeans import ROUNDS, bin_of, key_of, nearest_code, t
 from arraycodec.primitives.memory import bits, empty, planes_of, writable_bits
 from arraycodec.primitives.normal import (
     UNIT,
+    count_tiles,
     find_scales,
     integer_weights,
     normal_scales,
@@ -136,7 +137,7 @@ class Lut(Codec):
 
         def count(start: int, stop: int) -> None:
             for at, q in pieces(start, stop):
-                count_range(q, at, grid, sizes, sizes.max(), weights, counts[get_ident()])
+                count_tiles(q, at, grid, sizes, sizes.max(), weights, counts[get_ident()])
 
         def train(first: int, last: int) -> None:
             step = max(PIECE // length, 1)
@@ -208,23 +209,6 @@ class Lut(Codec):
         """Levels are sorted, and none is below -32767."""
         if (books == -LOWEST).any() or (books[:, 1:] < books[:, :-1]).any():
             raise error("lut: the levels of a codebook must be sorted, from -32767 to 32767")
-
-
-@kernel
-def count_range(integers, start, grid, sizes, largest, weights, counts):
-    """Step 3 for a book of all: add the weights of the elements start... to the bins of their integers."""
-    _, ends, tiles = buffers()
-    for at in range(0, integers.size, RUN):
-        run, lo = integers[at : at + RUN], 0
-        for k in range(segments(grid, start + at, run.size, ends, tiles)):
-            share = share_of(sizes[tiles[k]], largest)
-            if weights.size == 1:
-                for i in range(lo, ends[k]):
-                    counts[bin_of(run[i])] += share
-            else:
-                for i in range(lo, ends[k]):
-                    counts[bin_of(run[i])] += share * weights[(start + at + i) % weights.size]
-            lo = ends[k]
 
 
 @kernel

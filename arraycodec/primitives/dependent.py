@@ -27,7 +27,8 @@ SEGMENT = 128 * PERIOD  # elements from one start of the trellis to the next
 UNIT = 256  # of x in a half step
 HIGHEST = UNIT * 65533  # |x| up to which all candidates have codes of 16 bits
 CENTRED = 12  # |j| up to which levels have a centroid
-FEW = 96  # |code| up to which codes are chosen by what they cost, too
+FEW = 96  # |code| up to which codes are chosen by what they cost, too,
+RARE = 64  # unless more than one in so many is beyond
 RATE = 1 << 14  # of squared x, that a bit is worth: about the slope of distortion over rate, for all rates
 NO_RATES = np.zeros(1, np.int32)
 LANES = 32  # segments that are searched side by side
@@ -251,11 +252,11 @@ def count_codes(codes, counts, first, last):
 def rates_of(counts: np.ndarray) -> np.ndarray:
     """What each code costs by how often it occurred, for `searched`: a bit is as much as RATE of squared distance.
 
-    NO_RATES where codes go beyond FEW: there neighbours cost nearly the same.
+    NO_RATES where more than one in RARE codes is beyond FEW: then neighbours cost nearly the same.
     """
     used = np.flatnonzero(counts) - (1 << 15)
-    most = int(np.abs(used).max(initial=0))
-    if most > FEW:
+    most = min(int(np.abs(used).max(initial=0)), FEW)
+    if RARE * int(counts.sum() - counts[(1 << 15) - most : (1 << 15) + most + 1].sum()) > counts.sum():
         return NO_RATES
     rates = np.empty(2 * most + 1, np.int32)
     rate_table(counts[(1 << 15) - most : (1 << 15) + most + 1], logarithms(), rates)

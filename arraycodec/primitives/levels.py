@@ -13,11 +13,10 @@ from typing import Any
 import numpy as np
 
 from arraycodec.primitives.blockwise import quantise_pieces, segments
-from arraycodec.primitives.cells import optimum_levels, start_centres
 from arraycodec.primitives.grid import Grid
 from arraycodec.primitives.jit import inlined, kernel
-from arraycodec.primitives.kmeans import BINS, LOWEST, MAX_MASS, histogram
-from arraycodec.primitives.normal import load_integers
+from arraycodec.primitives.kmeans import BINS, LOWEST, lloyd
+from arraycodec.primitives.normal import HIGHEST, count_tiles, load_integers, normalise_range, share_of, sizes_of
 from arraycodec.primitives.packing import load_dense
 from arraycodec.primitives.paths import HALO, PATH, Paths, bands, paths_of, search
 from arraycodec.primitives.runs import buffers
@@ -25,9 +24,9 @@ from arraycodec.primitives.scales import RUN
 from arraycodec.primitives.threads import split
 from arraycodec.primitives.trellis import MASKS
 
-SAMPLE = 1 << 16  # elements, of as many whole paths, on which a codebook is refined
-ROUNDS = 12  # of refinement
-CELLS = 3  # for each level: the start is the best among those whose cells are made of so many
+REFINED = 4  # bits at most of codebooks that are refined: finer ones gain less than they lose on a sample
+SAMPLE = 1 << 16  # elements, of as many whole paths, on which that is done
+ROUNDS = 6  # of it
 
 Levels = np.ndarray[Any, np.dtype[np.int16]]
 
@@ -47,31 +46,40 @@ def train(
 ) -> Levels:
     """Sorted levels int16 (2^(bits + 1),) for an array under its scales; `weights` as `paths.search` takes them.
 
-    1  the best levels of scalar quantisation, by cells of the histogram;
-    2  ROUNDS times: search the paths of a sample, and move each level to the mean of its numbers.
+    1  the levels of k-means, from the histogram of all integers;
+    2  up to REFINED bits, ROUNDS times: search the paths of a sample, and move each level to the mean of its numbers,
+       but in the last round twice as far, because the next rounds would go on.
+    An element counts by its weight and the square of its scale: so errors count alike throughout the array.
     """
     counts, parts, lock = np.zeros(BINS, np.int64), bands(grid), Lock()
+    sizes = sizes_of(scales)
+    largest = sizes.max(initial=0)
 
     def count(first: int, last: int) -> None:
+        own = np.zeros(BINS, np.int64)
         for start, band in parts[first:last]:
-            found = histogram(integers_of(source, kind, grid, scales, start, band.size), np.roll(weights, -start))
-            with lock:
-                np.add(counts, found, out=counts)
+            integers = integers_of(source, kind, grid, scales, start, band.size)
+            count_tiles(integers, start, grid, sizes, largest, weights, own)
+        with lock:
+            np.add(counts, own, out=counts)
 
     split(count, len(parts), grid.size)
     levels = start_levels(counts, 2 << bits)
     begins, length = sample_paths(grid)
+    if bits > REFINED or not begins.size:
+        return levels
     sample, paths = np.empty(begins.size * length, np.int16), Paths(begins.size, length, 0, 1, length)
-    codes = np.empty(sample.size, np.uint8)
-    load_paths(source, kind, grid, scales, begins, length, sample)
+    codes, shares = np.empty(sample.size, np.uint8), np.empty(sample.size, np.int64)
+    load_paths(source, kind, grid, scales, sizes, largest, begins, length, sample, shares)
     if weights.size > 1:
         weights = weights[(begins[:, None] + np.arange(length)).reshape(-1) % weights.size]
-    for _ in range(ROUNDS if sample.size else 0):
+    for left in range(ROUNDS - 1, -1, -1):
         search(sample, paths, levels, states, weights, codes)
         mass, moment = np.zeros(levels.size, np.int64), np.zeros(levels.size, np.int64)
-        sum_levels(sample, codes, bits, length, taps(states), weights, mass, moment)
-        means = (2 * moment + mass) // np.maximum(2 * mass, 1)
-        levels = np.sort(np.where(mass > 0, means, levels)).astype(np.int16)
+        sum_levels(sample, codes, bits, length, taps(states), shares * weights, mass, moment)
+        way = 2 * (moment - mass * levels) * (2 if left else 1)
+        moved = levels + (way + mass) // np.maximum(2 * mass, 1)
+        levels = np.sort(np.clip(moved, -int(HIGHEST), int(HIGHEST))).astype(np.int16)
     return levels
 
 
@@ -82,37 +90,21 @@ def integers_of(
     integers = np.empty(size, np.int16)
 
     def work(first: int, last: int) -> None:
-        load_range(source, kind, grid, scales, start, integers, first, last)
+        normalise_range(source, kind, grid, scales, integers[first:last], start + first)
 
     quantise_pieces(size, work)
     return integers
 
 
 def start_levels(counts: np.ndarray, k: int) -> Levels:
-    """The best k levels of a histogram among those whose cells begin at one of a few bounds.
+    """The k levels of k-means. Where there are no more numbers than levels, each number is as many levels.
 
-    The bounds are spaced as the cube root of the density, so that a number far away from all others has its own cell.
-    Where there are no more numbers than levels, these are the levels.
+    So a number is in all subsets, if there are levels enough, and no path is kept from it.
     """
-    if (total := int(counts.sum())) > MAX_MASS:  # what occurs at all keeps a mass
-        shift = total.bit_length() - MAX_MASS.bit_length() + 1
-        counts = np.where(counts > 0, np.maximum(counts >> shift, 1), 0)
-    values = np.arange(BINS) - LOWEST
-    sums = np.zeros((3, BINS + 1), np.int64)
-    for power in range(3):
-        np.cumsum(counts * values**power, out=sums[power, 1:])
-    bounds = np.flatnonzero(counts)
-    if bounds.size <= k:  # each number is as many levels, so that it is in all subsets if there are enough
-        return values[np.append(bounds, LOWEST)[np.arange(k) * bounds.size // k]].astype(np.int16)
-    if bounds.size > CELLS * k:
-        centres = np.empty(CELLS * k, np.int64)
-        start_centres(values, sums[0], centres)
-        near = np.unique(np.minimum(np.searchsorted(bounds, (centres >> 4) + LOWEST), bounds.size - 1))
-        bounds = bounds[np.union1d(near, [0])]
-    ends = np.append(bounds, BINS)
-    levels = np.empty(k, np.int16)
-    optimum_levels(values[bounds], *(np.ascontiguousarray(total[ends]) for total in sums), levels)
-    return np.sort(levels)
+    numbers = np.flatnonzero(counts) - LOWEST
+    if numbers.size > k:
+        return lloyd(counts, k)
+    return np.append(numbers, 0)[np.arange(k) * numbers.size // k].astype(np.int16)
 
 
 def sample_paths(grid: Grid) -> tuple[np.ndarray, int]:
@@ -124,28 +116,21 @@ def sample_paths(grid: Grid) -> tuple[np.ndarray, int]:
 
 
 @kernel
-def load_range(source, kind, grid, scales, origin, integers, start, stop):
-    """The integers start..stop, counted from the element `origin` on."""
-    run, (factors, ends, tiles) = np.empty(RUN, np.uint32), buffers()
-    for at in range(start, stop, RUN):
-        count = min(RUN, stop - at)
-        segment = (ends, tiles, segments(grid, origin + at, count, ends, tiles))
-        load_integers(source, kind, scales, segment, origin + at, count, run, factors, integers[at : at + count])
-
-
-@kernel
-def load_paths(source, kind, grid, scales, begins, length, integers):
-    """The integers of paths, one after another."""
+def load_paths(source, kind, grid, scales, sizes, largest, begins, length, integers, shares):
+    """The integers of paths, one after another, and how much an error of each counts."""
     run, (factors, ends, tiles) = np.empty(RUN, np.uint32), buffers()
     for i in range(begins.size):
-        segment = (ends, tiles, segments(grid, begins[i], length, ends, tiles))
-        out = integers[i * length : (i + 1) * length]
-        load_integers(source, kind, scales, segment, begins[i], length, run, factors, out)
+        found, lo = segments(grid, begins[i], length, ends, tiles), 0
+        out, share = integers[i * length : (i + 1) * length], shares[i * length : (i + 1) * length]
+        load_integers(source, kind, scales, (ends, tiles, found), begins[i], length, run, factors, out)
+        for k in range(found):
+            share[lo : ends[k]] = share_of(sizes[tiles[k]], largest)
+            lo = ends[k]
 
 
 @kernel
 def sum_levels(integers, codes, bits, length, taps, weights, mass, moment):
-    """Add each number, by its weight, to the sums of its level; paths are `length` elements each."""
+    """Add each number, by its own weight, to the sums of its level; paths are `length` elements each."""
     q, three, subset = np.empty(RUN + 3 * HALO, np.uint8), np.empty(RUN + 3 * HALO, np.uint8), np.empty(RUN, np.uint8)
     mask = np.int64((1 << (bits - 1)) - 1)
     for at in range(0, integers.size, RUN):
@@ -153,9 +138,8 @@ def sum_levels(integers, codes, bits, length, taps, weights, mass, moment):
         lead = load_subsets(codes, 8, bits, length, taps, at, count, q, three, subset)
         for i in range(count):
             level = (np.int64(q[lead + i]) & mask) << 2 | np.int64(subset[i])
-            weight = weights[(at + i) % weights.size]
-            mass[level] += weight
-            moment[level] += weight * integers[at + i]
+            mass[level] += weights[at + i]
+            moment[level] += weights[at + i] * integers[at + i]
 
 
 @inlined

@@ -18,6 +18,7 @@ from arraycodec.primitives.blockwise import Extremes, encode_tiles, quantise_pie
 from arraycodec.primitives.floats import BFLOAT16, INFINITY, MIN_SCALE, NAN
 from arraycodec.primitives.grid import BlockSize, Grid, scales_shape
 from arraycodec.primitives.jit import inlined, kernel
+from arraycodec.primitives.kmeans import bin_of
 from arraycodec.primitives.runs import INVERSE, buffers, load_run
 from arraycodec.primitives.scales import RUN
 from arraycodec.spec import ArraySpec
@@ -129,3 +130,20 @@ def normalise_range(source, kind, grid, scales, integers, start):
         count = min(RUN, stop - at)
         segment = (ends, tiles, segments(grid, at, count, ends, tiles))
         load_integers(source, kind, scales, segment, at, count, run, factors, integers[at - start :])
+
+
+@kernel
+def count_tiles(integers, start, grid, sizes, largest, weights, counts):
+    """Add the shares of the elements start..., times their weights, to the bins of their integers."""
+    _, ends, tiles = buffers()
+    for at in range(0, integers.size, RUN):
+        run, lo = integers[at : at + RUN], 0
+        for k in range(segments(grid, start + at, run.size, ends, tiles)):
+            share = share_of(sizes[tiles[k]], largest)
+            if weights.size == 1:
+                for i in range(lo, ends[k]):
+                    counts[bin_of(run[i])] += share
+            else:
+                for i in range(lo, ends[k]):
+                    counts[bin_of(run[i])] += share * weights[(start + at + i) % weights.size]
+            lo = ends[k]

@@ -16,35 +16,47 @@ DIVISIONS = 2 * UNIT  # scales of a step
 GRID = 12  # low bits of a scale that are zero where it is searched for
 OCTAVE = 1 << (23 - GRID)  # such scales from one power of two to the next
 TRIES = 8
-AIM = 1 / 1024  # bits of an element on the right side of a target, which a try is for,
-CLOSE = 1 / 400  # and with which the search ends
-NOISE = 0.065  # of a step, squared: the mean squared error at 3 bits and more
+CLOSE = 1 / 200  # bits of an element on the right side of a target, with which the search ends;
+SLACK = 64  # bits of an array that are close, too
+AIM = 0.4  # of what is close, which a try is for
+SLOPES = -1.5, -0.3  # of bits over octaves of steps, which noise in them does not go beyond
+FINEST = 15  # bits of a magnitude as an integer, where first steps are looked for
+DEARER = 0.04  # bits of an element that codes take more than levels of a quantiser without a trellis,
+BETTER = 0.18  # and what its smaller error at the same step is worth
+DB = 20 * math.log10(2)  # of a bit
 LARGEST = {"float32": 3.4028234663852886e38, "bfloat16": 3.3895313892515355e38, "float16": 65504.0}
 
 T = TypeVar("T")
 
 
-def nearest(trial: Callable[[np.uint32], T], places: range, first: float, excess: Callable[[T], float], sign: int) -> T:
+def nearest(
+    trial: Callable[[np.uint32], T],
+    places: range,
+    first: Start,
+    excess: Callable[[T], float],
+    sign: int,
+    close: float = CLOSE,
+) -> T:
     """The trial whose excess is nearest to 0 and has this sign, or is 0; the last one where no scale has such.
 
     trial   what comes of a scale, given by its bits
     places  of scales, see `scale_at`
-    first   the step of the first trial
-    excess  in bits of an element; it falls by about one from one power of two to the next
+    excess  in bits of an element; it falls with the step
+    close   the excess with which the search ends
     """
-    best, before, slope = None, None, -1.0
-    k = clamped(place_of(first), places)
+    best, before, slope = None, None, first.slope
+    k = clamped(place_of(first.step), places)
     for _ in range(TRIES):
         made = trial(scale_at(k))
         e = excess(made)
         if e * sign >= 0 and (best is None or abs(e) < abs(best[0])):
             best = e, made
-        if e * sign >= 0 and abs(e) <= CLOSE:
+        if 0 <= e * sign <= close:
             break
         if before:
-            slope = min(max((e - before[1]) / (k - before[0]) * OCTAVE, -1.5), -0.3)
+            slope = limited((e - before[1]) / math.log2(step_at(k) / step_at(before[0])))
         before = k, e
-        move = round((sign * AIM - e) / slope * OCTAVE)
+        move = place_of(step_at(k) * 2 ** ((sign * AIM * close - e) / slope)) - k
         k = clamped(k + (move or (1 if e > 0 else -1)), places)
         if k == before[0]:
             break
@@ -74,6 +86,11 @@ def scale_at(place: int) -> np.uint32:
     return np.uint32(place << GRID)
 
 
+def step_at(place: int) -> float:
+    """The step of such a scale."""
+    return float(scale_at(place).view(np.float32)) * DIVISIONS
+
+
 def places_for(largest: float, dtype: str) -> range:
     """The scales with which every element has a code, and that are of use."""
     lowest = max(int(MIN_SCALE) >> GRID, place_of(least_step(largest)) + 1)
@@ -90,26 +107,67 @@ def most_step(dtype: str) -> float:
     return LARGEST[dtype] / 8
 
 
-class Moments(NamedTuple):
-    """What first steps follow from: of elements as 16-bit integers, `unit` each."""
+class Start(NamedTuple):
+    """Where a search starts."""
 
-    unit: float
-    entropy: float  # bits
-    power: float  # the mean of their squares
+    step: float
+    slope: float  # of the excess, in bits over octaves of the step
 
-    @classmethod
-    def of(cls, source: np.ndarray, kind: int, largest: float) -> Moments:
-        """Those of an array, given as flat unsigned integers, and its largest magnitude."""
-        unit = np.float32(largest / (1 << 15))
-        counts = histogram(Numbers(source, kind, np.float32(1) / unit, np.float32((1 << 15) - 1)))
-        ideal = int(entropy(counts, logarithms())) / (source.size << FRACTION)
-        number = np.arange(-(1 << 15), 1 << 15)
-        return cls(float(unit), ideal, int((counts * number * number).sum()) / source.size)
 
-    def step_for_bits(self, bits: float) -> float:
-        """The step that takes so many bits for each element of a smooth distribution."""
-        return self.unit * 2 ** (self.entropy - bits)
+class Survey:
+    """What a quantiser without a trellis makes of an array: where searches start.
 
-    def step_for_snr(self, snr: float) -> float:
-        """The step of so many dB."""
-        return self.unit * math.sqrt(self.power / NOISE) * 10 ** (-snr / 20)
+    The array is given as flat unsigned integers, with its largest magnitude; of it there is a histogram of integers of
+    16 bits, `unit` each, which steps of a power of two units divide into cells around multiples of the step.
+    """
+
+    def __init__(self, source: np.ndarray, kind: int, largest: float) -> None:
+        unit = np.float32(largest / (1 << FINEST))
+        self.unit, self.size = float(unit), source.size
+        self.counts = histogram(Numbers(source, kind, np.float32(1) / unit, np.float32((1 << FINEST) - 1)))
+
+    def for_bits(self, bits: float) -> Start:
+        """A step that takes about so many bits for each element."""
+        return self._where(lambda k: self._rate(k) + DEARER, bits)
+
+    def for_snr(self, snr: float) -> Start:
+        """A step of about so many dB."""
+        return self._where(lambda k: self._quality(k) + BETTER, snr / DB)
+
+    def _where(self, curve: Callable[[int], float], target: float) -> Start:
+        """Between powers of two units, where a falling curve passes a target; beyond the first and last it is a line.
+
+        Its slope there is that between both.
+        """
+        low, high = 0, FINEST - 1
+        while low < high:
+            middle = (low + high + 1) // 2
+            low, high = (middle, high) if curve(middle) >= target else (low, middle - 1)
+        here = curve(low)
+        slope = limited(curve(low + 1) - here) if here >= target else -1.0
+        return Start(self.unit * 2 ** (low + (target - here) / slope), slope)
+
+    def _rate(self, k: int) -> float:
+        """The entropy of cells of 2^k units."""
+        return int(entropy(self._cells(self.counts, k), logarithms())) / (self.size << FRACTION)
+
+    def _quality(self, k: int) -> float:
+        """The signal to noise, in bits, if elements were the means of their cells."""
+        number = np.arange(-(1 << FINEST), 1 << FINEST)
+        mass, moment = self._cells(self.counts, k), self._cells(self.counts * number, k)
+        explained = int(np.rint(moment * (moment / np.maximum(mass, 1))).astype(np.int64).sum())
+        signal = int((self.counts * number * number).sum())
+        noise = max(signal - explained, 0) + self.size / 12  # within a unit
+        return math.log2(max(signal, 1) / noise) / 2
+
+    @staticmethod
+    def _cells(counts: np.ndarray, k: int) -> np.ndarray:
+        """The sums of these counts in cells of 2^k units."""
+        spread, half = np.zeros(counts.size + (1 << k), np.int64), (1 << k) >> 1
+        spread[half : half + counts.size] = counts
+        return spread.reshape(-1, 1 << k).sum(1)
+
+
+def limited(slope: float) -> float:
+    """A slope that can be trusted."""
+    return min(max(slope, SLOPES[0]), SLOPES[1])

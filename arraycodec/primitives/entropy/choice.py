@@ -86,9 +86,11 @@ def choose_window(words: np.ndarray, low: int, shift: int, shape: tuple[int, ...
 
     Words at a distance of 256 << shift or more are patches.
     """
-    found = [(words.size * 8 * words.itemsize, plain(words))]
-    if words.size and len({int(word) for word in samples.extremes(words, words.dtype.type(0))}) == 1:
+    if words.size == 0:
+        return plain(words)
+    if len({int(word) for word in samples.extremes(words, words.dtype.type(0))}) == 1:
         return _choice(Plan(offset=int(words[0]), stream=STREAM, unit=STREAM), words)
+    found = [_range(words)]
     if words.nbytes >= MIN_CODED:
         bins = Bins(histogram.RANGE, words.dtype.type(low), 0, shift)
         fields = range_fields(PLAIN, low, shift)[:1]
@@ -137,8 +139,7 @@ def _few(words: np.ndarray, bits: int, mode: str) -> Iterator[tuple[int, Choice]
 def _window(words: np.ndarray, dtype: str, bits: int) -> tuple[int, Choice]:
     """No codes: the window of 2^WINDOW_BITS exponents with most of the words, or the range of integers."""
     if dtype not in FLOAT_BITS or FLOAT_BITS[dtype][0] <= WINDOW_BITS:
-        low, rest, arrangement, _ = narrowest(words)
-        return words.size * rest, _choice(Plan(NONE, arrangement, rest, low, STREAM, STREAM), words)
+        return _range(words)
     exponent, mantissa = FLOAT_BITS[dtype]
     counts = np.zeros(1 << exponent, np.int64)
     samples.exponents(words, mantissa, 1, words.size, words.size, counts)
@@ -146,6 +147,12 @@ def _window(words: np.ndarray, dtype: str, bits: int) -> tuple[int, Choice]:
     rest = mantissa + 1 + WINDOW_BITS
     cost = words.size * rest + (words.size - inside) * (GAP_BITS + bits) + words.size // GAP * GAP_BITS
     return cost, _choice(Plan(NONE, FLOAT, rest, first << (mantissa + 1), STREAM, STREAM, sign=mantissa), words)
+
+
+def _range(words: np.ndarray) -> tuple[int, Choice]:
+    """No codes: the distance of each word to the smallest one."""
+    low, rest, arrangement, _ = narrowest(words)
+    return words.size * rest, _choice(Plan(NONE, arrangement, rest, low, STREAM, STREAM), words)
 
 
 class Layout(NamedTuple):
