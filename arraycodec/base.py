@@ -45,7 +45,6 @@ class Codec(ABC):
     sized_by: ClassVar[tuple[str, ...]] = ()  # planes that tell the lengths of those whose length depends on the data
     scale: ClassVar[str | None] = None  # the plane in which a lossy codec marks non-finite blocks with NaN
     trained: ClassVar[bool] = False  # encoding finds tables in the array, which is done on the host
-    searched: ClassVar[bool] = False  # encoding is done on the host also where these tables are given
     moved: ClassVar[str | None] = None  # the plane of the array's own elements, where decoding only moves them
 
     @abstractmethod

@@ -89,6 +89,7 @@ SCHEMES: dict[str, Codec] = {
     "nvfp4": NVFP4(),
     **{f"lut{bits}": Lut(bits) for bits in range(2, 9)},
     **{f"tcq{bits}": TCQ(bits) for bits in range(1, 9)},
+    "tcq4-64": TCQ(4, block_size=(1, 64)),
     **{f"dq{bits}": DQ(bits=bits) for bits in (2, 4, 8)},
     "pqr": PQR((4, 4), codebook="float32"),
     "pqr-5-3": PQR((5, 3), codebook="float32"),

@@ -253,6 +253,7 @@ def test_names_cannot_drive_the_terminal(tmp_path):
         ("decompress", "{src}"),
         ("bench", "--shape", "12"),
         ("bench", "--lossless"),
+        ("bench", "--rates", "never", "--quick"),
         ("bench", "{src}", "--lossless", "--schemes", "nf4"),
         ("bench", "--schemes", "none"),
         ("compress", "{src}", "-o", "{packed}"),

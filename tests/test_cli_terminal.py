@@ -162,7 +162,7 @@ def test_schemes_are_whole_on_a_narrow_terminal(monkeypatch):
     shown = terminal.getvalue().splitlines()
     for name in registry.SCHEMES:
         row = next(line for line in shown if line.split()[:1] == [name])
-        assert row.split()[1] == "data-dependent" or float(row.split()[1]) > 3
+        assert row.split()[1] == "data-dependent" or float(row.split()[1]) > 1
         assert row.split()[2] in ("floats", "any", "real")
     assert max(map(len, shown)) <= 80 or "installed" in terminal.getvalue()
 

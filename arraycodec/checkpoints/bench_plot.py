@@ -14,7 +14,7 @@ from matplotlib.ticker import FuncFormatter
 from arraycodec.checkpoints.bench_page import PICTURES
 from arraycodec.checkpoints.bench_peers import Peer
 from arraycodec.checkpoints.bench_results import Results
-from arraycodec.checkpoints.demo_plot import FAINT, INK
+from arraycodec.checkpoints.rate_plot import FAINT, INK
 
 OURS, INTO = "arraycodec", "arraycodec, out="
 BLUE, ORANGE, GREEN, AMBER = "#0072b2", "#d55e00", "#009e73", "#e69f00"  # Okabe and Ito: safe for the colour-blind

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from arraycodec import api, registry
 from arraycodec.base import Codec
@@ -25,7 +25,9 @@ from arraycodec.containers.reader import open_file
 from arraycodec.errors import ArgumentError
 
 SAMPLE = Path(__file__).parent.parent / "data" / "sample.safetensors"
+ENOUGH = 0.02  # seconds of calls for one tensor: dozens of tensors, schemes that take long to train
 Say = Callable[[str], None]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -36,9 +38,10 @@ class Outcome:
     bytes_before: int
     bytes_after: int
     bits_per_weight: float  # of the whole file, plain tensors and headers included
+    encoded_bits: float | None  # per weight that is encoded, all planes; None where nothing got smaller by it
     snr_db: float  # of all encoded tensors together
-    encode_mb_s: float  # MB of the encoded tensors' original bytes per second, in memory, all threads
-    decode_mb_s: float
+    encode_mb_s: float | None  # MB of the encoded tensors' original bytes per second, in memory, all threads
+    decode_mb_s: float | None
     verified: bool  # every checksum holds, and every plain tensor is the original bit for bit
     tensors: dict[str, float]  # SNR of each encoded tensor
 
@@ -110,22 +113,23 @@ def _outcome(source: Path, target: Path, scheme: str, codec: Codec, keep: bool) 
     found = verify(packed, against=source)
     decompress(packed, back, overwrite=True)
     names = [row.name for row in report.encoded]
-    encode, decode, nbytes, weights = _speed(source, names, codec)
+    speed = _speed(source, names, codec)
     size = packed.stat().st_size
     if not keep:
         packed.unlink()
         back.unlink()
     lossy = {row.name: row for row in found.rows if row.codec is not None}
-    snr = _overall(lossy, weights)
+    snr = _overall(lossy, speed.power)
     return (
         Outcome(
             scheme,
             report.before,
             size,
             8 * size / max(report.elements, 1),
+            8 * speed.encoded / speed.elements if names else None,
             snr,
-            nbytes / encode / 1e6,
-            nbytes / decode / 1e6,
+            speed.nbytes / speed.encode / 1e6 if names else None,
+            speed.nbytes / speed.decode / 1e6 if names else None,
             found.ok,
             {name: row.difference.snr_db for name, row in lossy.items() if row.difference},
         ),
@@ -134,31 +138,44 @@ def _outcome(source: Path, target: Path, scheme: str, codec: Codec, keep: bool) 
     )
 
 
-def _speed(source: Path, names: list[str], codec: Codec) -> tuple[float, float, int, dict[str, float]]:
-    """Seconds to encode and to decode the tensors of these names, their bytes, and their sums of squares.
+@dataclass
+class _Speed:
+    """Of the encoded tensors: seconds, sizes before and after, and their sums of squares."""
 
-    Each tensor by itself in memory, the best of three: what the codec does, without the file system.
-    """
-    encode, decode, nbytes, power = 0.0, 0.0, 0, {}
+    encode: float
+    decode: float
+    nbytes: int
+    elements: int
+    encoded: int
+    power: dict[str, float]
+
+
+def _speed(source: Path, names: list[str], codec: Codec) -> _Speed:
+    """Each tensor by itself in memory, the best of some calls: what the codec does, without the file system."""
+    found = _Speed(0.0, 0.0, 0, 0, 0, {})
     with open_file(source) as file:
         for name in names:
             array = file[name].decode()
-            encoded = api.encode(array, codec, check=False)
+            seconds, encoded = _best(lambda array=array: api.encode(array, codec, check=False))
             out = api.empty(encoded)
-            encode += _best(lambda array=array: api.encode(array, codec, check=False))
-            decode += _best(lambda encoded=encoded, out=out: api.decode(encoded, out=out))
-            nbytes += array.nbytes
-            power[name] = power_of(array)
-    return encode, decode, nbytes, power
+            found.encode += seconds
+            found.decode += _best(lambda encoded=encoded, out=out: api.decode(encoded, out=out))[0]
+            found.nbytes += array.nbytes
+            found.elements += array.size
+            found.encoded += encoded.nbytes
+            found.power[name] = power_of(array)
+    return found
 
 
-def _best(run: Callable[[], object]) -> float:
-    times = []
-    for _ in range(4):  # the first fills caches and is rarely the best
+def _best(run: Callable[[], T]) -> tuple[float, T]:
+    """Seconds of the fastest of four calls, of fewer where they take long, and what the last one returned."""
+    times: list[float] = []
+    while True:  # the first fills caches and is rarely the best
         start = time.perf_counter()
-        run()
+        value = run()
         times.append(time.perf_counter() - start)
-    return min(times)
+        if len(times) == 4 or sum(times) > ENOUGH:
+            return min(times), value
 
 
 def _overall(rows: dict[str, Check], power: dict[str, float]) -> float:

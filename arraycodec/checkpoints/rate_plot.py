@@ -1,7 +1,7 @@
 """Bits per weight against SNR, drawn: the picture that `demo` and `bench --rates` share. Imports matplotlib.
 
-Two views of the same points: SNR with the Gaussian bound as a line, and the distance to that line, which spreads what is
-crowded in the first.
+Two views of the same points: SNR with the Gaussian bound as a line, and the distance to that line, which spreads what
+is crowded in the first. There every point has its name, in the first those with room beside them.
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ INK, QUIET, FAINT = "#1f2933", "#7b8794", "#cbd2d9"
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")  # Okabe and Ito
 MARKERS = ("o", "D", "s", "^")  # with a colour: what tells families apart when the colours are used up
 WIDEST, LOWEST = 10.0, -28.0  # bits, and decibels to the bound: what is farther stands at the edge, with its figure
-OFFSETS = [(x * d, y * d) for d in (0.6, 1, 1.6, 2.4, 3.4, 4.6) for x, y in
+OFFSETS = [(x * d, y * d) for d in (0.6, 1, 1.5, 2.2, 3, 4, 5, 6.5) for x, y in
            ((1, 0), (-1, 0), (0.8, 0.8), (0.8, -0.8), (-0.8, 0.8), (-0.8, -0.8), (0, 1), (0, -1),
             (1, 0.4), (1, -0.4), (-1, 0.4), (-1, -0.4))]  # fmt: skip
 STEP = 11  # points that an offset of 1 is
+BESIDE, NEAR = 1.3, 1.7  # offsets of labels in the first view, and of those that need no line to their points
 
 Place = tuple[float, float]
 
@@ -62,14 +63,12 @@ def styles() -> dict[str, tuple[str, str]]:
 
 def draw_rates(figure: Any, against_bits: Any, to_bound: Any, rates: Sequence[Rate]) -> None:
     """Draw the points into two axes of a figure, after all else of the figure is there: labels keep clear of it."""
-    lossy = [rate for rate in rates if math.isfinite(rate.snr_db)]
+    lossy = sorted((rate for rate in rates if math.isfinite(rate.snr_db)), key=lambda rate: (rate.bits, rate.snr_db))
     best = frontier(lossy)
     views = [(against_bits, _snr_view(lossy, best), "SNR [dB]"),
              (to_bound, _bound_view(lossy, best), "SNR less the Gaussian bound [dB]")]  # fmt: skip
     for axes, spots, title in views:
         plain(axes)
-        line = [spot.at for spot in spots if spot.rate in best and spot.marker is None]
-        axes.plot([x for x, _ in line], [y for _, y in line], color=FAINT, linewidth=2, zorder=1, label="_frontier")
         for name, (colour, marker) in styles().items():
             for shape in dict.fromkeys(spot.marker for spot in spots):
                 own = [spot.at for spot in spots if family(spot.rate.scheme) == name and spot.marker == shape]
@@ -80,6 +79,9 @@ def draw_rates(figure: Any, against_bits: Any, to_bound: Any, rates: Sequence[Ra
         axes.set_xlim(0, WIDEST)
         axes.set_xlabel("bits per weight: codes, scales and codebooks", color=INK)
         axes.set_ylabel(title, color=INK)
+    joined = [rate for rate in best if rate.bits <= WIDEST]
+    against_bits.plot([rate.bits for rate in joined], [rate.snr_db for rate in joined], color=FAINT, linewidth=2,
+                      zorder=1, label="_frontier")  # fmt: skip
     top = max([DB_PER_BIT, *(rate.snr_db for rate in lossy)]) * 1.12
     against_bits.set_ylim(min([0.0, *(rate.snr_db for rate in lossy)]), top)
     against_bits.set_title("size against error: up and left is better", loc="left", fontsize=10, color=INK)
@@ -94,8 +96,8 @@ def draw_rates(figure: Any, against_bits: Any, to_bound: Any, rates: Sequence[Ra
         to_bound.text(0.015, 0.03, told, transform=to_bound.transAxes, fontsize=8, color=INK, va="bottom")
     figure.draw_without_rendering()  # sets the axes' places, from which labels are laid out
     figure.set_layout_engine("none")
-    for axes, spots, _ in views:
-        _name(figure, axes, spots)
+    _name(figure, against_bits, views[0][1], [(x, y) for x, y in OFFSETS if math.hypot(x, y) <= BESIDE])
+    _name(figure, to_bound, views[1][1], OFFSETS)
 
 
 def plain(axes: Any) -> None:
@@ -136,40 +138,52 @@ def _bound(against_bits: Any, to_bound: Any) -> None:
                       label="_bound")  # fmt: skip
     top = against_bits.get_ylim()[1]
     x = 0.62 * min(WIDEST, top / DB_PER_BIT)
-    against_bits.annotate(told, (x, x * DB_PER_BIT), xytext=(-4, 4), textcoords="offset points", fontsize=8.5,
-                          color=INK, ha="center", va="bottom", rotation=math.degrees(math.atan(DB_PER_BIT)),
-                          rotation_mode="anchor", transform_rotates_text=True)  # fmt: skip
+    against_bits.text(x, x * DB_PER_BIT + 0.012 * top, told, fontsize=8.5, color=INK, ha="center", va="bottom",
+                      rotation=math.degrees(math.atan(DB_PER_BIT)), rotation_mode="anchor",
+                      transform_rotates_text=True)  # fmt: skip
     to_bound.plot([0, WIDEST], [0, 0], color=INK, linewidth=1, linestyle="--", zorder=2, label="_bound")
     to_bound.annotate(told, (0, 0), xytext=(4, 4), textcoords="offset points", fontsize=8.5, color=INK)
 
 
-def _name(figure: Any, axes: Any, spots: Sequence[Spot]) -> None:
+def _name(figure: Any, axes: Any, spots: Sequence[Spot], offsets: Sequence[Place]) -> None:
     """Write labels where there is room, the best schemes' first; points on top of each other have one label."""
     renderer = figure.canvas.get_renderer()
     scale = figure.dpi / 72
     view = axes.get_window_extent(renderer)
     pixels = axes.transData.transform
-    taken = [Bbox.from_bounds(*(pixels(spot.at) - 4 * scale), 8 * scale, 8 * scale) for spot in spots]
+    corners = [(x, y) for x, y in (pixels(spot.at) - 4 * scale for spot in spots)]
+    taken = [Bbox.from_bounds(x, y, 8 * scale, 8 * scale) for x, y in corners]
     taken += [text.get_window_extent(renderer).padded(2 * scale) for text in axes.texts if not text.get_rotation()]
     if legend := axes.get_legend():
         taken.append(legend.get_window_extent(renderer))
     inside = Bbox.from_extents(view.x0, view.y0, view.x1 + 6 * scale, view.y1)
     crossed = _crossing(axes, pixels)
     for spot in _together(sorted(spots, key=lambda spot: not spot.first), lambda spot: pixels(spot.at), 3 * scale):
-        bold = "bold" if spot.first else "normal"
-        text = axes.annotate(spot.label, spot.at, xytext=(0, 0), textcoords="offset points", fontsize=8 if spot.first else 7,
-                             fontweight=bold, color=INK, zorder=4, annotation_clip=False)  # fmt: skip
+        size, weight = (8, "bold") if spot.first else (7, "normal")
+        text = axes.annotate(spot.label, spot.at, xytext=(0, 0), textcoords="offset points", fontsize=size,
+                             fontweight=weight, color=INK, zorder=4, annotation_clip=False)  # fmt: skip
         text.set_in_layout(False)
-        for x, y in OFFSETS:
+        for x, y in offsets:
             text.set_horizontalalignment("left" if x > 0.1 else "right" if x < -0.1 else "center")
             text.set_verticalalignment("bottom" if y > 0.5 else "top" if y < -0.5 else "center")
             text.set_position((STEP * x, STEP * y))
             box = text.get_window_extent(renderer)
             if _within(box, inside) and not crossed(box) and not any(box.overlaps(other) for other in taken):
                 taken.append(box.padded(scale))
+                if math.hypot(x, y) > NEAR:
+                    _lead(axes, spot.at, box, pixels)
                 break
         else:
             text.remove()
+
+
+def _lead(axes: Any, at: Place, box: Bbox, pixels: Callable[[Any], Any]) -> None:
+    """A thin line from a point to the nearest end of its label."""
+    x, y = pixels(at)
+    end = (min(max(x, box.x0), box.x1), min(max(y, box.y0), box.y1))
+    to = axes.transData.inverted().transform(end)
+    style = {"arrowstyle": "-", "color": QUIET, "linewidth": 0.6, "shrinkA": 1, "shrinkB": 2}
+    axes.annotate("", at, xytext=to, zorder=2, annotation_clip=False, arrowprops=style)
 
 
 def _within(box: Bbox, outer: Bbox) -> bool:
@@ -178,7 +192,8 @@ def _within(box: Bbox, outer: Bbox) -> bool:
 
 def _crossing(axes: Any, pixels: Callable[[Any], Any]) -> Callable[[Bbox], bool]:
     """Whether a box lies on one of the lines that were drawn."""
-    lines = [line.get_path().transformed(line.get_transform()) for line in axes.get_lines() if line.get_label() == "_bound"]
+    drawn = [line for line in axes.get_lines() if line.get_label() == "_bound"]
+    lines = [line.get_path().transformed(line.get_transform()) for line in drawn]
     return lambda box: any(line.intersects_bbox(box, filled=False) for line in lines)
 
 

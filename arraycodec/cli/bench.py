@@ -38,6 +38,15 @@ def bench(
             help="Write results.md and four plots here, with --formats the tables of checkpoints.md; without FILE.",
         ),
     ] = None,
+    rates: Annotated[
+        Path | None,
+        typer.Option(
+            "--rates",
+            metavar="DIR",
+            help="Only bits and SNR, of FILE or the sample of this package: table and plot, with the Gaussian bound, "
+            "as rate_distortion.md and .png here.",
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Measure speed and error of every scheme on this machine, beside a plain copy and other libraries.
@@ -47,6 +56,11 @@ def bench(
     """
     from arraycodec.cli import render, views_bench
 
+    if rates is not None:
+        if shape or quick or lossless or formats or folder is not None:
+            raise typer.BadParameter("goes with FILE, --schemes and --json only", param_hint="--rates")
+        _rates(file, schemes, rates, as_json)
+        return
     if formats:
         if file is not None or lossless:
             raise typer.BadParameter("goes without FILE and --lossless", param_hint="--formats")
@@ -92,6 +106,23 @@ def _results(
         render.emit_json(found.to_json())
     else:
         views_bench.results(found, written)
+
+
+def _rates(file: Path | None, schemes: str | None, folder: Path, as_json: bool) -> None:
+    from arraycodec.checkpoints.bench_page import writable
+    from arraycodec.checkpoints.rates import rates
+    from arraycodec.cli import render, views_bench
+
+    folder = writable(folder)
+    from arraycodec.checkpoints.rates_page import write
+
+    with render.status("measuring", not as_json) as say:
+        found = rates(file, schemes.split(",") if schemes else None, say=say)
+    written = write(found, folder)
+    if as_json:
+        render.emit_json(found.to_json())
+    else:
+        views_bench.rates(found, written)
 
 
 def _formats(shape: str | None, schemes: str | None, quick: bool, folder: Path | None, as_json: bool) -> None:

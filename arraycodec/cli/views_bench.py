@@ -10,6 +10,7 @@ from arraycodec.checkpoints.bench_lossless import LosslessBench
 from arraycodec.checkpoints.bench_page import percent
 from arraycodec.checkpoints.bench_results import Results
 from arraycodec.checkpoints.demo import Demo
+from arraycodec.checkpoints.rates import Rates, frontier
 from arraycodec.cli.render import cell, console, decibels, size, table
 
 OWN = ("arraycodec", "numpy", "numba")  # the packages that take part where no others are measured
@@ -127,6 +128,26 @@ def results(found: Results, written: list[Path]) -> None:
     out.print(cell(_machine(found.machine), "dim"), soft_wrap=True)
 
 
+def rates(found: Rates, written: list[Path]) -> None:
+    """A line for every scheme, the fewest bits first, and where the page is."""
+    out = console()
+    rows = table("scheme", ">bits/weight", ">SNR", ">to the Gaussian bound",
+                 title=f"{found.source}: {found.matrices} matrices, {found.elements / 1e6:.2f} M weights")  # fmt: skip
+    best = frontier(found.rates)
+    for rate in found.rates:
+        finite = abs(rate.snr_db) != float("inf")
+        rows.add_row(
+            cell(rate.scheme, "bold green" if rate in best else "green"), cell(f"{rate.bits:.4f}"),
+            cell(decibels(rate.snr_db)), cell(decibels(rate.below_bound) if finite else ""),
+        )  # fmt: skip
+    rows.show(out)
+    out.print(cell("bits: codes, scales and codebooks; the bound is 6.02 dB a bit, for normal numbers", "dim"))
+    for note in found.notes:
+        out.print(cell(f"note: {note}", "yellow"), soft_wrap=True)
+    for path in written:
+        out.print(cell(path), soft_wrap=True)
+
+
 def demo(found: Demo) -> None:
     """One row per scheme, and where the plot is."""
     out = console()
@@ -139,7 +160,7 @@ def demo(found: Demo) -> None:
         rows.add_row(
             cell(row.scheme, "bold green"), cell(size(row.bytes_after)),
             cell(f"{row.bytes_before / row.bytes_after:.2f}×", "bold"), cell(f"{row.bits_per_weight:.2f}"),
-            cell(decibels(row.snr_db)), cell(f"{row.encode_mb_s:,.0f} MB/s"), cell(f"{row.decode_mb_s:,.0f} MB/s"),
+            cell(decibels(row.snr_db)), cell(_mb_s(row.encode_mb_s)), cell(_mb_s(row.decode_mb_s)),
             cell("✓ every byte" if row.verified else "✗ FAILED", "green" if row.verified else "bold red"),
         )  # fmt: skip
     rows.show(out)
@@ -151,6 +172,10 @@ def demo(found: Demo) -> None:
         out.print(cell(found.note, "yellow"), soft_wrap=True)
     out.print(cell(_machine(found.machine, *OWN), "dim"), soft_wrap=True)
     out.print(cell("next:  arraycodec compress model.safetensors --scheme nf4", "dim"), soft_wrap=True)
+
+
+def _mb_s(speed: float | None) -> str:
+    return "" if speed is None else f"{speed:,.0f} MB/s"
 
 
 def _ms(seconds: float) -> str:

@@ -76,8 +76,9 @@ class DQ(Codec):
 
     Exactly one of them is given; none means `bits=4`. Of arrays with fewer than 4096 elements 144 bytes do not count as
     `bits`: 118 are planes of fixed size, the others fill up words. A target beyond the largest or smallest step that an
-    array can have gets that step. Arrays are float32, bfloat16 or float16 of any shape. Planes: float32 `scale` (1,), int16 `centroids` (25,), and `plan`, `tables`, `index`, `streams`, `raw`
-    and `words` of the codes as `lossless` has them. Encoding runs on the host, and tries several steps.
+    array can have gets that step. Arrays are float32, bfloat16 or float16 of any shape. Planes: float32 `scale` (1,),
+    int16 `centroids` (25,), and `plan`, `tables`, `index`, `streams`, `raw` and `words` of the codes as `lossless` has
+    them. Encoding runs on the host, and tries several steps.
 
     Planes may change in a later version without a way to read the old ones.
 

@@ -27,7 +27,7 @@ from arraycodec.primitives.cells import BINS, LOWEST
 from arraycodec.primitives.floats import BFLOAT16, KINDS
 from arraycodec.primitives.grid import BlockSize, check_block_size, codes_shape, grid_of, surrounding
 from arraycodec.primitives.jit import kernel
-from arraycodec.primitives.kmeans import ROUNDS, bin_of, key_of, nearest_code, train_keys
+from arraycodec.primitives.kmeans import ROUNDS, bin_of, find_codes, key_of, train_keys
 from arraycodec.primitives.memory import bits, empty, planes_of, writable_bits
 from arraycodec.primitives.normal import (
     UNIT,
@@ -99,7 +99,8 @@ class Lut(Codec):
     def length(self, spec: ArraySpec) -> int:
         """The elements of a book, consecutive in the flattened array; the last book may have fewer."""
         row = spec.known_shape[-1] if spec.shape else 1
-        return max(self.scope if isinstance(self.scope, int) else row if self.scope == "row" else spec.size, 1)
+        wanted = self.scope if isinstance(self.scope, int) else row if self.scope == "row" else spec.size
+        return max(min(wanted, spec.size), 1)
 
     def planes(self, spec: ArraySpec) -> dict[str, ArraySpec]:
         books = 1 if self.scope == "tensor" else -(-spec.size // self.length(spec))
@@ -225,8 +226,12 @@ def train_range(integers, start, length, grid, sizes, weights, exact, rounds, bo
             lo = 0
             for k in range(segments(grid, start + at, min(RUN, last - at), ends, tiles)):
                 share = share_of(sizes[tiles[k]], largest)
-                for i in range(at + lo, at + ends[k]):
-                    keys[i - first] = key_of(integers[i], share * weights[(start + i) % weights.size])
+                if weights.size == 1:
+                    for i in range(at + lo, at + ends[k]):
+                        keys[i - first] = key_of(integers[i], share)
+                else:
+                    for i in range(at + lo, at + ends[k]):
+                        keys[i - first] = key_of(integers[i], share * weights[(start + i) % weights.size])
                 lo = ends[k]
         train_keys(keys[: last - first], exact, rounds, books[book])
 
@@ -245,8 +250,7 @@ def encode_range(integers, table, bounds, length, codes, bits, start):
             while lo < run.size:
                 book = (start + at + lo) // length
                 hi = min((book + 1) * length - start - at, run.size)
-                for i in range(lo, hi):
-                    q[i] = np.uint8(nearest_code(bounds[book], run[i]))
+                find_codes(bounds[book], run[lo:hi], q[lo:hi])
                 lo = hi
         store_dense(q, codes, bits, start + at, run.size)
 

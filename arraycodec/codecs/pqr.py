@@ -13,6 +13,7 @@ Decoding is a look-up per stage, a sum of integers and one multiplication; with 
 
 from __future__ import annotations
 
+import sys
 import warnings
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
@@ -28,14 +29,13 @@ from arraycodec.primitives.floats import BFLOAT16, KINDS, NAN
 from arraycodec.primitives.grid import BlockSize, check_block_size, grid_of, scales_shape, surrounding
 from arraycodec.primitives.jit import kernel
 from arraycodec.primitives.memory import bits, empty, planes_of, writable_bits
-from arraycodec.primitives.normal import UNIT, find_scales, integer_weights, load_integers, normal_scales
+from arraycodec.primitives.normal import UNIT, find_scales, integer_weights, normal_scales, normalise_range
 from arraycodec.primitives.runs import buffers, multiplied_run, store_products
 from arraycodec.primitives.scales import RUN
 from arraycodec.primitives.sums import (
     FINE,
     add_all,
-    add_floats,
-    add_integers,
+    add_vectors,
     group_of,
     load_codes,
     shifts,
@@ -176,7 +176,7 @@ class PQR(Codec):
 
         def integers(start: int, stop: int) -> np.ndarray:
             part = np.empty(stop - start, np.int16)
-            load_range(source, kind, grid, found, part, start)
+            normalise_range(source, kind, grid, found, part, start)
             return part
 
         books = planes["codebook"]
@@ -199,7 +199,7 @@ class PQR(Codec):
             warnings.warn(
                 f"{self}: {8 * own / spec.size:.4g} bits per element, more than the {wide} of {spec.dtype}: "
                 f"{specs['codebook'].nbytes} of {own} bytes are codebooks, {count} for {spec.size} elements",
-                stacklevel=6,  # the caller of `arraycodec.encode`
+                stacklevel=frames_of_package(),
             )
 
     def decode(
@@ -213,13 +213,14 @@ class PQR(Codec):
         """Decode what may be a part of an array."""
         grid, target, kind = grid_of(spec, self.block_size), writable_bits(out), KINDS[spec.dtype]
         codes, scales = bits(planes["codes"]), bits(planes["scales"]) if self.scaled else np.zeros(0, np.uint16)
-        gains = np.minimum(planes["gains"], FINE) if self.gain else np.zeros((planes["codebook"].shape[0], 0), np.uint8)
+        entries, none = planes["codebook"].reshape(-1, self.entries * self.dim), np.zeros((0, 0))
+        integers = np.ascontiguousarray(entries) if self.scaled else none.astype(np.int16)
+        values = none.astype(np.float32) if self.scaled else without_subnormals(entries)
+        gains = np.minimum(planes["gains"], FINE) if self.gain else np.zeros((len(entries), 0), np.uint8)
         layout = np.array([shifts(self.stages), self.stages, starts(self.stages)], np.int64)
-        integers = np.ascontiguousarray(planes["codebook"]) if self.scaled else np.zeros((0, 0, 0), np.int16)
-        values = np.zeros((0, 0, 0), np.float32) if self.scaled else without_subnormals(planes["codebook"])
         books = (integers, values, gains, layout, self.unit)
         table = np.zeros((0, self.dim), np.float32)
-        if planes["codebook"].shape[0] == 1 and self.bits <= 8:
+        if len(entries) == 1 and self.bits <= 8:
             table = np.empty((1 << self.bits, self.dim), np.float32)
             add_all(books, table)
 
@@ -260,6 +261,14 @@ class PQR(Codec):
             raise CorruptError(f"pqr: gains must be from 0 to {FINE}, got {largest}")
 
 
+def frames_of_package() -> int:
+    """The stack level, for a function that warns, of the line outside of arraycodec and its backends that led to it."""
+    frame, level = sys._getframe(1), 1
+    while frame.f_back and frame.f_globals.get("__name__", "").startswith("arraycodec"):
+        frame, level = frame.f_back, level + 1
+    return level
+
+
 def valued(books: np.ndarray, scales: np.ndarray) -> np.ndarray:
     """Books of integers as float32 values, exact products: those of a scale that is NaN are all NaN."""
     with np.errstate(invalid="ignore"):
@@ -268,19 +277,8 @@ def valued(books: np.ndarray, scales: np.ndarray) -> np.ndarray:
 
 
 @kernel
-def load_range(source, kind, grid, scales, integers, start):
-    """Step 2 for as many elements from `start` on as there is room for."""
-    run, (factors, ends, tiles) = np.empty(RUN, np.uint32), buffers()
-    for at in range(0, integers.size, RUN):
-        count = min(RUN, integers.size - at)
-        segment = (ends, tiles, segments(grid, start + at, count, ends, tiles))
-        load_integers(source, kind, scales, segment, start + at, count, run, factors, integers[at : at + count])
-
-
-@kernel
 def decode_range(codes, bits, books, table, dim, length, place, grid, scales, out, kind, start, stop):
     """Decode the elements start..stop; `table`: the vectors of all codes, where a single book has few."""
-    integers, values, gains, layout, unit = books
     (factors, ends, tiles), room = buffers(), RUN + 2 * dim
     q, sums, totals = np.empty(room, np.int64), np.empty(room, np.float32), np.empty(room, np.int32)
     element, vector, book = place
@@ -302,10 +300,8 @@ def decode_range(codes, bits, books, table, dim, length, place, grid, scales, ou
                 for i in range(number):
                     for e in range(dim):
                         target[i * dim + e] = table[q[i], e]
-            elif values.size:
-                add_floats(values[own - book], layout, dim, q[lo:hi], target)
             else:
-                add_integers(integers[own - book], gains[own - book], layout, dim, unit, q[lo:hi], target, totals)
+                add_vectors(books, own - book, dim, q[lo:hi], target, totals)
             lo = hi
         y, part = sums[element + at - first * dim :], out[at : at + count]
         if scales.size:

@@ -24,8 +24,9 @@ def is_positive(number: object) -> bool:
 
 
 def block_length(spec: ArraySpec, block_size: int | None) -> int:
-    """Elements per block: `block_size`, or the size of the whole array (at least 1)."""
-    return block_size or max(spec.size, 1)
+    """Elements per block: `block_size`, or the size of the whole array (at least 1) where that is less or it is None."""
+    whole = max(spec.size, 1)
+    return min(block_size or whole, whole)
 
 
 def keeps_axes(spec: ArraySpec, block_size: int | None, bits: int) -> bool:

@@ -89,7 +89,8 @@ def grid_of(spec: ArraySpec, block_size: BlockSize) -> Grid:
         return Grid(1, 1, spec.size, 1, blocks.block_length(spec, block_size))
     *matrices, rows, columns = (1, 1, *spec.known_shape)[-max(2, len(spec.shape)) :]
     height, width = block_size
-    return Grid(math.prod(matrices), rows, columns, height or max(rows, 1), width or max(columns, 1))
+    tall, wide = max(rows, 1), max(columns, 1)
+    return Grid(math.prod(matrices), rows, columns, min(height or tall, tall), min(width or wide, wide))
 
 
 def scales_shape(spec: ArraySpec, block_size: BlockSize, bits: int) -> tuple[int, ...]:

@@ -3,9 +3,10 @@
 Training is done here and nowhere else. All sums are integers, so their order does not matter, nor do threads.
     lloyd     alternates between cells and their means, from a start of equal mass of the cube root of the density, and
               where that settles, cuts costly cells and joins cheap ones: close to the optimum;
-    optimum   finds the best of all sets of integer levels by dynamic programming.
-Both give sorted levels; where there are fewer numbers than levels, these are the numbers, and the last is repeated.
-The iterations themselves are in `arraycodec.primitives.cells`.
+    optimum   finds the best of all sets of integer levels by dynamic programming;
+    near      does so among few places for cuts, and then closer and closer around these: almost the optimum.
+All give sorted levels; where there are fewer numbers than levels, these are the numbers, and the last is repeated.
+The iterations themselves are in `arraycodec.primitives.cells` and `arraycodec.primitives.cuts`.
 """
 
 from __future__ import annotations
@@ -16,11 +17,13 @@ from typing import Any
 import numpy as np
 
 from arraycodec.primitives.cells import BINS, CELLS, LOWEST, lloyd_levels, optimum_levels
+from arraycodec.primitives.cuts import near_levels
 from arraycodec.primitives.jit import inlined, kernel
 from arraycodec.primitives.threads import split
 
 ROUNDS = 400  # of Lloyd's, which on the weights of models settles in far fewer
 MAX_MASS = 1 << 31  # of a histogram, so that its second moment fits 63 bits
+FINER = 1 << 8  # places for cuts, that take no time beside a histogram
 PART = 1 << 16  # elements that a thread takes at a time
 
 Levels = np.ndarray[Any, np.dtype[np.int16]]
@@ -71,6 +74,20 @@ def optimum(counts: np.ndarray, k: int) -> Levels:
     values, mass, moment, square = _prefix(counts, dense=False)
     levels = np.empty(k, np.int16)
     optimum_levels(values, mass, moment, square, levels)
+    return levels
+
+
+def near(counts: np.ndarray, k: int) -> Levels:
+    """Sorted levels int16[k] of a histogram, within 0.01 dB of the optimum as a rule, and in a fraction of its time.
+
+    >>> counts = np.zeros(65536, np.int64)
+    >>> counts[[32768, 32769, 32868, 32870]] = 1, 3, 1, 1
+    >>> near(counts, 2).tolist()
+    [1, 101]
+    """
+    values, mass, moment, _ = _prefix(counts, dense=False)
+    levels = np.empty(k, np.int16)
+    near_levels(values, mass, moment, FINER, levels)
     return levels
 
 
@@ -142,13 +159,12 @@ def bin_of(v):
 
 
 @inlined
-def nearest_code(bounds, v):
-    """The number of bounds below v, of 2^bits - 1 of them: the code of v in a table of its own."""
-    code, step = 0, (bounds.size + 1) >> 1
-    while step:
-        code += step * (bounds[code + step - 1] < v)
-        step >>= 1
-    return code
+def find_codes(bounds, integers, codes):
+    """The number of bounds below each number, its code, uint8. All are compared: in SIMD lanes that is little."""
+    codes[:] = 0
+    for bound in bounds:
+        for i in range(integers.size):
+            codes[i] = np.uint8(codes[i] + np.uint8(bound < integers[i]))
 
 
 @inlined
@@ -163,8 +179,24 @@ def train_keys(keys, exact, rounds, levels):
 
     exact   the optimum; else Lloyd's iteration for so many rounds.
     """
+    values, sums = np.empty_like(keys), np.empty((3, keys.size + 1), np.int64)
+    found = prefix_keys(keys, values, sums)
+    mass, moment, square = sums[0, : found + 1], sums[1, : found + 1], sums[2, : found + 1]
+    if exact or found <= levels.size:
+        optimum_levels(values[:found], mass, moment, square, levels)
+    else:
+        lloyd_levels(values[:found], mass, moment, square, rounds, levels)
+
+
+@kernel
+def prefix_keys(keys, values, sums):
+    """The values and their prefix sums of a few numbers, and how many: `prefix_sums` from `key_of` them.
+
+    `keys` are sorted in place; those without a weight are left out.
+    """
     sort_keys(keys, np.empty_like(keys))
-    values, counts, sums = np.empty_like(keys), np.empty_like(keys), np.zeros((3, keys.size + 1), np.int64)
+    counts = np.empty_like(keys)
+    sums[:, 0] = 0
     found = total = shift = 0
     for i in range(keys.size):
         value, weight = (keys[i] >> 32) - LOWEST, keys[i] & 0xFFFFFFFF
@@ -182,11 +214,7 @@ def train_keys(keys, exact, rounds, levels):
         sums[0, i + 1] = sums[0, i] + weight
         sums[1, i + 1] = sums[1, i] + weight * value
         sums[2, i + 1] = sums[2, i] + weight * value * value
-    mass, moment, square = sums[0, : found + 1], sums[1, : found + 1], sums[2, : found + 1]
-    if exact or found <= levels.size:
-        optimum_levels(values[:found], mass, moment, square, levels)
-    else:
-        lloyd_levels(values[:found], mass, moment, square, rounds, levels)
+    return found
 
 
 @kernel

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from arraycodec.primitives.blockwise import quantise_pieces, segments
+from arraycodec.primitives.blockwise import segments
 from arraycodec.primitives.grid import Grid
 from arraycodec.primitives.jit import inlined, kernel
 from arraycodec.primitives.kmeans import BINS, LOWEST, lloyd
@@ -42,9 +42,18 @@ def taps(states: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
 
 
 def train(
-    source: np.ndarray, kind: int, grid: Grid, scales: np.ndarray, bits: int, states: int, weights: np.ndarray
+    source: np.ndarray,
+    kind: int,
+    grid: Grid,
+    scales: np.ndarray,
+    outliers: np.ndarray,
+    bits: int,
+    states: int,
+    weights: np.ndarray,
 ) -> Levels:
     """Sorted levels int16 (2^(bits + 1),) for an array under its scales; `weights` as `paths.search` takes them.
+
+    outliers   the positions of elements that are read as 0
 
     1  the levels of k-means, from the histogram of all integers;
     2  up to REFINED bits, ROUNDS times: search the paths of a sample, and move each level to the mean of its numbers,
@@ -53,12 +62,12 @@ def train(
     """
     counts, parts, lock = np.zeros(BINS, np.int64), bands(grid), Lock()
     sizes = sizes_of(scales)
-    largest = sizes.max(initial=0)
+    largest = float(sizes.max(initial=0))
 
     def count(first: int, last: int) -> None:
         own = np.zeros(BINS, np.int64)
         for start, band in parts[first:last]:
-            integers = integers_of(source, kind, grid, scales, start, band.size)
+            integers = integers_of(source, kind, grid, scales, outliers, start, band.size)
             count_tiles(integers, start, grid, sizes, largest, weights, own)
         with lock:
             np.add(counts, own, out=counts)
@@ -71,6 +80,10 @@ def train(
     sample, paths = np.empty(begins.size * length, np.int16), Paths(begins.size, length, 0, 1, length)
     codes, shares = np.empty(sample.size, np.uint8), np.empty(sample.size, np.int64)
     load_paths(source, kind, grid, scales, sizes, largest, begins, length, sample, shares)
+    path = np.searchsorted(begins, outliers, "right") - 1
+    column = outliers - begins[path]
+    there = (column >= 0) & (column < length)
+    sample[path[there] * length + column[there]] = 0
     if weights.size > 1:
         weights = weights[(begins[:, None] + np.arange(length)).reshape(-1) % weights.size]
     for left in range(ROUNDS - 1, -1, -1):
@@ -84,15 +97,13 @@ def train(
 
 
 def integers_of(
-    source: np.ndarray, kind: int, grid: Grid, scales: np.ndarray, start: int, size: int
+    source: np.ndarray, kind: int, grid: Grid, scales: np.ndarray, outliers: np.ndarray, start: int, size: int
 ) -> np.ndarray[Any, np.dtype[np.int16]]:
     """The integers of so many elements from `start` on; the other arguments as `normal.normalise` takes them."""
     integers = np.empty(size, np.int16)
-
-    def work(first: int, last: int) -> None:
-        normalise_range(source, kind, grid, scales, integers[first:last], start + first)
-
-    quantise_pieces(size, work)
+    normalise_range(source, kind, grid, scales, integers, start)
+    first, last = np.searchsorted(outliers, (start, start + size))
+    integers[outliers[first:last] - start] = 0
     return integers
 
 

@@ -64,7 +64,7 @@ def normalise(source: np.ndarray, kind: int, grid: Grid, scales: np.ndarray) -> 
 
 
 def integer_weights(codec: str, importance: np.ndarray | None, columns: int) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """The importance of columns as integers from 0 to 4095, the largest; one weight 1 where there is none.
+    """The importance of columns as integers from 0 to 4095, the largest; one weight 1 without it, and for one column.
 
     importance   float32 (columns,), finite and not negative, and not all 0; else ArgumentError.
 
@@ -76,19 +76,22 @@ def integer_weights(codec: str, importance: np.ndarray | None, columns: int) -> 
     found = np.asarray(importance)
     if found.shape != (columns,) or found.dtype != np.float32:
         raise ArgumentError(f"{codec}: importance must be float32[{columns}], got {found.dtype}{list(found.shape)}")
-    if not columns:
-        return np.ones(1, np.int64)
-    if not (np.isfinite(found).all() and (found >= 0).all() and found.any()):
+    if columns and not (np.isfinite(found).all() and (found >= 0).all() and found.any()):
         raise ArgumentError(f"{codec}: importance must be finite, not negative, and not all 0")
+    if columns < 2:
+        return np.ones(1, np.int64)
     exact = found.astype(np.float64)
     return np.rint(exact * MAX_IMPORTANCE / exact.max()).astype(np.int64)
 
 
-def sizes_of(scales: np.ndarray) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """Stored scales (uint16 bits) as float64; 0 for those that cannot be used."""
-    sizes = (scales.astype(np.uint32) << np.uint32(16)).view(np.float32).astype(np.float64)
+def sizes_of(scales: np.ndarray) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """Stored scales (uint16 bits) as float32; 0 for those that cannot be used."""
+    wide = scales.astype(np.uint32)
+    wide <<= np.uint32(16)
+    sizes = wide.view(np.float32)
     with np.errstate(invalid="ignore"):
-        return np.where(np.isfinite(sizes) & (sizes >= 2.0**-100), sizes, 0.0)
+        sizes[~(np.isfinite(sizes) & (sizes >= 2.0**-100))] = 0
+    return sizes
 
 
 @inlined
@@ -96,7 +99,7 @@ def share_of(size, largest):
     """How much an error of an integer counts under a scale: its square, 4095 for the largest scale, and at least 1."""
     if size == 0:
         return np.int64(0)
-    ratio = size / largest
+    ratio = np.float64(size) / np.float64(largest)
     return max(np.int64(np.rint(ratio * ratio * MAX_IMPORTANCE)), np.int64(1))
 
 

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from threading import Lock
+
 import numpy as np
 
 from arraycodec.errors import CorruptError
+from arraycodec.primitives.blockwise import segments
 from arraycodec.primitives.floats import INFINITY, MAGNITUDE, NAN, narrow, widen
+from arraycodec.primitives.grid import Grid
 from arraycodec.primitives.jit import kernel
+from arraycodec.primitives.normal import scales_of
+from arraycodec.primitives.runs import buffers
+from arraycodec.primitives.scales import RUN, load
+from arraycodec.primitives.scales import largest as largest_of
+from arraycodec.primitives.threads import split
 
-BINS = 1 << 16  # of magnitudes: float32 bits without sign, by their upper half
+BINS = 1 << 15  # of magnitudes: float32 bits without sign, by their upper half
 LARGEST = np.uint32(0x7F7F0000)  # the largest bfloat16, which stands for all that would round to infinity
 
 
@@ -19,12 +28,25 @@ def largest(source: np.ndarray, kind: int, count: int) -> np.ndarray:
     """
     if not count:
         return np.zeros(0, np.int64)
-    counts = np.zeros(BINS, np.int64)
-    count_magnitudes(source, kind, counts)
+    counts, found, lock = np.zeros(BINS, np.int64), {}, Lock()
+
+    def tally(first: int, last: int) -> None:
+        own = np.zeros(BINS, np.int64)
+        count_magnitudes(source[first:last], kind, own)
+        with lock:
+            np.add(counts, own, out=counts)
+
+    def collect(first: int, last: int) -> None:
+        room = min(above[edge], last - first)
+        positions, magnitudes = np.empty(room, np.int64), np.empty(room, np.uint32)
+        number = collect_magnitudes(source[first:last], kind, edge, positions, magnitudes)
+        found[first] = positions[:number] + first, magnitudes[:number]
+
+    split(tally, source.size, source.size)
     above = np.cumsum(counts[::-1])[::-1]  # elements in this bin or a higher one
     edge = int(np.flatnonzero(above >= count)[-1])
-    positions, magnitudes = np.empty(above[edge], np.int64), np.empty(above[edge], np.uint32)
-    collect_magnitudes(source, kind, edge, positions, magnitudes)
+    split(collect, source.size, source.size)
+    positions, magnitudes = (np.concatenate(parts) for parts in zip(*(found[at] for at in sorted(found)), strict=True))
     order = np.argsort(~magnitudes, kind="stable")
     return np.sort(positions[order[:count]])
 
@@ -46,7 +68,7 @@ def count_magnitudes(source, kind, counts):
 
 @kernel
 def collect_magnitudes(source, kind, edge, positions, magnitudes):
-    """The elements whose magnitude has at least this upper half."""
+    """The elements whose magnitude has at least this upper half; returned is their number."""
     found = 0
     for i in range(source.size):
         u = np.uint32(widen(source[i], kind) & MAGNITUDE)
@@ -54,17 +76,49 @@ def collect_magnitudes(source, kind, edge, positions, magnitudes):
         if np.int64(u >> np.uint32(16)) >= edge:
             positions[found], magnitudes[found] = i, u
             found += 1
+    return found
+
+
+def scales_of_rest(source: np.ndarray, kind: int, grid: Grid, positions: np.ndarray, scales: np.ndarray) -> None:
+    """`normal.find_scales` as if the elements at these positions were 0."""
+    absmax = np.zeros(scales.size, np.uint32)
+    _, rows, columns, height, _ = grid
+    down = -(-rows // height)  # rows of tiles in a matrix: threads share these, so none shares a tile
+
+    def start_of(line: int) -> int:
+        return (line // down * rows + line % down * height) * columns
+
+    def work(first: int, last: int) -> None:
+        raise_absmax(source, kind, grid, positions, start_of(first), start_of(last), absmax)
+
+    split(work, grid.matrices * down, source.size)
+    scales_of(absmax.reshape(1, -1), kind, scales)
 
 
 @kernel
-def take_outliers(source, kind, positions, outlier_kind, outliers, rest):
-    """Move elements out: to `outliers`, rounded to their kind; in `rest` they are 0 unless they are not finite."""
+def raise_absmax(source, kind, grid, positions, start, stop, absmax):
+    """Raise the absmax of tiles to those of the elements start..stop."""
+    run, (_, ends, tiles) = np.empty(RUN, np.uint32), buffers()
+    i = np.searchsorted(positions, start)
+    for at in range(start, stop, RUN):
+        count, lo = min(RUN, stop - at), 0
+        load(source, kind, at, count, run)
+        while i < positions.size and positions[i] < at + count:
+            run[positions[i] - at] = 0
+            i += 1
+        for k in range(segments(grid, at, count, ends, tiles)):
+            absmax[tiles[k]] = max(absmax[tiles[k]], largest_of(run[lo : ends[k]]))
+            lo = ends[k]
+
+
+@kernel
+def take_outliers(source, kind, positions, outlier_kind, outliers):
+    """Write elements to `outliers`, rounded to their kind; NaN for one that is not finite."""
     for i in range(positions.size):
         u = np.uint32(widen(source[positions[i]], kind))
         if np.uint32(u & MAGNITUDE) >= INFINITY:
             outliers[i] = narrow(NAN, outlier_kind)
         else:
-            rest[positions[i]] = 0
             sign = np.uint32(u ^ (u & MAGNITUDE))
             outliers[i] = narrow(np.uint32(sign | min(np.uint32(u & MAGNITUDE), LARGEST)), outlier_kind)
 

@@ -14,7 +14,6 @@ import numpy as np
 from arraycodec.primitives.grid import Grid
 from arraycodec.primitives.jit import inlined, kernel
 from arraycodec.primitives.kmeans import BINS, LOWEST
-from arraycodec.primitives.threads import split
 from arraycodec.primitives.trellis import subsets
 
 PATH = 1024  # elements at most: so that a long row is many paths, searched side by side
@@ -52,8 +51,9 @@ def bands(grid: Grid) -> list[tuple[int, Grid]]:
     if not grid.size:
         return []
     rows, columns = grid.matrices * grid.rows, grid.columns
-    if rows == 1:
-        return [(at, Grid(1, 1, min(BAND, columns - at), 1, columns)) for at in range(0, columns, BAND)]
+    if rows == 1 or (columns > BAND and columns % 8 == 0):
+        cuts = [(at, min(BAND, columns - at)) for at in range(0, columns, BAND)]
+        return [(row * columns + at, Grid(1, 1, size, 1, columns)) for row in range(rows) for at, size in cuts]
     apart = 8 // math.gcd(8, columns)
     step = apart * max(1, BAND // (apart * columns))
     return [(at * columns, Grid(1, min(step, rows - at), columns, 1, columns)) for at in range(0, rows, step)]
@@ -74,12 +74,7 @@ def search(
     coarse = np.int32(max(0, 6 - levels.size.bit_length()))  # few levels lie far apart
     tables = quads_of(levels), first_levels(levels), subsets(states)
     weights, clip = weights.astype(metric), np.int32(CLIPS[states])
-
-    def work(start: int, stop: int) -> None:
-        first, last = start * LANES, min(stop * LANES, paths.number)
-        search_paths(integers, tuple(paths), *tables, weights, coarse, clip, far, codes, first, last)
-
-    split(work, -(-paths.number // LANES), paths.number * paths.length)
+    search_paths(integers, tuple(paths), *tables, weights, coarse, clip, far, codes)
 
 
 def first_levels(levels: np.ndarray) -> np.ndarray:
@@ -101,13 +96,13 @@ def quads_of(levels: np.ndarray) -> np.ndarray:
 
 
 @kernel
-def search_paths(integers, paths, quads, first, subset, weights, coarse, clip, far, codes, start, stop):
-    """Search the paths start..stop."""
-    _, length, origin, beside, apart = paths
+def search_paths(integers, paths, quads, first, subset, weights, coarse, clip, far, codes):
+    """Search paths, as many side by side as there are lanes."""
+    number, length, origin, beside, apart = paths
     begins = np.empty(LANES, np.int64)
-    for path in range(start, stop, LANES):
+    for path in range(0, number, LANES):
         for lane in range(LANES):  # lanes without a path repeat the last one
-            i = min(path + lane, stop - 1)
+            i = min(path + lane, number - 1)
             begins[lane] = origin + i // beside * apart + i % beside * PATH
         search_lanes(integers, begins, length, quads, first, subset, weights, coarse, clip, far, codes)
 

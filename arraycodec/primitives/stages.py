@@ -15,15 +15,16 @@ from typing import NamedTuple
 import numpy as np
 
 from arraycodec.primitives import kmeans, vectors
+from arraycodec.primitives.cells import BINS, LOWEST
+from arraycodec.primitives.cuts import near_levels
 from arraycodec.primitives.jit import inlined, kernel
-from arraycodec.primitives.kmeans import BINS, LOWEST, key_of, nearest_code, train_keys
+from arraycodec.primitives.kmeans import find_codes, key_of, prefix_keys
 from arraycodec.primitives.sums import FINE, Codes, code_dtype, pack, starts
 from arraycodec.primitives.threads import split
 
 HIGHEST = 32767
 PIECE = 1 << 16  # elements, or vectors, that are encoded at once
 FLAT = 1 << 8  # the mean square of what a cell leaves, up to which its gain is 2^0
-
 
 Load = Callable[[int, int], np.ndarray]  # the int16 numbers of a range of elements
 Keep = Callable[[int, np.ndarray, np.ndarray], None]  # books (n, entries, dim) and gains (n, cells) from a number on
@@ -79,25 +80,41 @@ def bytes_of(packed: np.ndarray, start: int, stop: int, bits: int) -> np.ndarray
 
 
 def train_numbers(counts: np.ndarray, widths: tuple[int, ...], gain: bool) -> tuple[Book, Codes]:
-    """The book that suits a histogram of int16 numbers best, stage by stage, and the code of each of the numbers."""
-    residual, code = np.arange(-LOWEST, LOWEST), np.zeros(BINS, np.uint64)
+    """The book that k-means finds for a histogram of int16 numbers stage by stage, and the code of each number."""
+    residual, code = np.arange(-LOWEST, LOWEST, dtype=np.int32), np.zeros(BINS, code_dtype(sum(widths)))
     entries, gains = [], np.zeros(1 << widths[0], np.uint8)
+    index = np.empty(BINS, np.uint16)
     for m, width in enumerate(widths):
         own = np.zeros(BINS, np.int64)
-        np.add.at(own, residual + LOWEST, counts)
-        levels = kmeans.optimum(own, 1 << width)
-        index = kmeans.nearest(levels)[residual + LOWEST]
-        residual = residual - levels[index]
+        add_counts(counts, residual, own)
+        levels = kmeans.near(own, 1 << width)
+        take_stage(kmeans.nearest(levels), levels, width, residual, index, code)
         if gain and m == 0:
             squares, mass = np.zeros(gains.size, np.int64), np.zeros(gains.size, np.int64)
             np.add.at(squares, index, counts * residual * residual)
             np.add.at(mass, index, counts)
             gains = gains_of(squares, mass)
-            residual = residual << (FINE - gains[index].astype(np.int64))
+            residual <<= FINE - gains[index].astype(np.int32)
         residual = residual.clip(-HIGHEST, HIGHEST)
-        code = (code << np.uint64(width)) | index.astype(np.uint64)
         entries.append(levels[:, None])
-    return Book(np.concatenate(entries), gains), code.astype(code_dtype(sum(widths)))
+    return Book(np.concatenate(entries), gains), code
+
+
+@kernel
+def add_counts(counts, residual, own):
+    """Add the counts of numbers to those of what is left of them."""
+    for v in range(counts.size):
+        own[residual[v] + LOWEST] += counts[v]
+
+
+@kernel
+def take_stage(table, levels, width, residual, index, code):
+    """The index of each residual in a table of all numbers, below the code so far, and what it leaves."""
+    for v in range(residual.size):
+        i = table[residual[v] + LOWEST]
+        index[v] = i
+        code[v] = (code[v] << width) | i
+        residual[v] -= levels[i]
 
 
 def encode_numbers(load: Load, weights: np.ndarray, how: Stages, keep: Keep, packed: np.ndarray) -> None:
@@ -201,9 +218,10 @@ def encode_vectors(load: Load, weights: np.ndarray, how: Stages, keep: Keep, pac
             last = min(first + PIECE, stop)
             own = slice(*np.searchsorted(sample, (first, last)))
             chosen[own] = points(first, last)[sample[own] - first]
-        mass = np.zeros(sample.size, np.int64)
-        for e in range(dim):
-            mass += weights[(sample * dim + e) % weights.size]
+        if weights.size == 1:
+            mass = np.full(sample.size, dim * weights[0])
+        else:
+            mass = weights[(sample[:, None] * dim + np.arange(dim)) % weights.size].sum(1)
         found.append(train_vectors(chosen, mass, how.widths, how.gain))
         keep(book, found[book].entries[None], found[book].gains[None])
     for first in range(0, n, PIECE):
@@ -260,30 +278,46 @@ def train_blocks(
 def train_range(integers, weights, offset, length, widths, gain, entries, gains, codes):
     """Train all books, and encode what they are of."""
     length = min(length, integers.size)
-    keys, residual, index = np.empty(length, np.int64), np.empty(length, np.int32), np.empty(length, np.int64)
+    keys, values, sums = np.empty(length, np.int64), np.empty(length, np.int64), np.empty((3, length + 1), np.int64)
+    residual, narrow, index = np.empty(length, np.int16), np.empty(length, np.uint8), np.empty(length, np.uint16)
     for book in range(entries.shape[0]):
         start, stop = book * length, min((book + 1) * length, integers.size)
         count, base = stop - start, 0
-        for i in range(count):
-            residual[i] = integers[start + i]
+        left, own = residual[:count], index[:count]
+        left[:] = integers[start:stop]
         for m in range(widths.size):
             k = 1 << widths[m]
             levels = entries[book, base : base + k]
             base += k
-            for i in range(count):
-                keys[i] = key_of(residual[i], weights[(offset + start + i) % weights.size])
-            train_keys(keys[:count], True, 0, levels)
-            bounds = bounds_of(levels)
-            for i in range(count):
-                index[i] = nearest_code(bounds, residual[i])
-                residual[i] -= levels[index[i]]
-                codes[start + i] = (codes[start + i] << widths[m]) | index[i]
-            if gain and m == 0:
-                raise_gains(residual[:count], weights, offset + start, index, gains[book])
+            if weights.size == 1:
                 for i in range(count):
-                    residual[i] <<= FINE - gains[book, index[i]]
+                    keys[i] = key_of(left[i], weights[0])
+            else:
+                for i in range(count):
+                    keys[i] = key_of(left[i], weights[(offset + start + i) % weights.size])
+            found = prefix_keys(keys[:count], values, sums)
+            near_levels(values[:found], sums[0, : found + 1], sums[1, : found + 1], 0, levels)
+            find_indices(bounds_of(levels), left, narrow[:count], own)
             for i in range(count):
-                residual[i] = min(max(residual[i], -HIGHEST), HIGHEST)
+                codes[start + i] = (codes[start + i] << widths[m]) | own[i]
+            if gain and m == 0:
+                raise_gains(left, levels, weights, offset + start, own, gains[book])
+            for i in range(count):
+                wide = np.int32(left[i]) - np.int32(levels[own[i]])
+                if gain and m == 0:
+                    wide <<= FINE - np.int32(gains[book, own[i]])
+                left[i] = min(max(wide, -HIGHEST), HIGHEST)
+
+
+@kernel
+def find_indices(bounds, integers, codes, index):
+    """The index of the nearest level of each number; `codes` is a buffer of uint8."""
+    if bounds.size < 256:
+        find_codes(bounds, integers, codes)
+        index[:] = codes
+    else:
+        for i in range(integers.size):
+            index[i] = np.searchsorted(bounds, integers[i])
 
 
 @kernel
@@ -300,12 +334,12 @@ def bounds_of(levels):
 
 
 @kernel
-def raise_gains(residual, weights, start, index, gains):
+def raise_gains(integers, levels, weights, start, index, gains):
     """`gains_of` for a book."""
     squares, mass = np.zeros(gains.size, np.int64), np.zeros(gains.size, np.int64)
-    for i in range(residual.size):
-        weight = weights[(start + i) % weights.size]
-        squares[index[i]] += weight * np.int64(residual[i]) * np.int64(residual[i])
+    for i in range(integers.size):
+        weight, difference = weights[(start + i) % weights.size], np.int64(integers[i]) - np.int64(levels[index[i]])
+        squares[index[i]] += weight * difference * difference
         mass[index[i]] += weight
     for cell in range(gains.size):
         gains[cell] = gain_of(squares[cell], mass[cell])

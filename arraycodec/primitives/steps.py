@@ -78,7 +78,7 @@ def clamped(place: int, places: range) -> int:
 
 def place_of(step: float) -> int:
     """The place of the scale of a step, or just below it, among those that are tried."""
-    return int(np.float32(step / DIVISIONS).view(np.uint32)) >> GRID
+    return int(np.float32(min(step / DIVISIONS, LARGEST["float32"])).view(np.uint32)) >> GRID
 
 
 def scale_at(place: int) -> np.uint32:

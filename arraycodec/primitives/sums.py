@@ -92,18 +92,18 @@ def load_codes(packed, bits, first, codes):
 
 @inlined
 def add_integers(book, gains, layout, dim, unit, q, sums, totals):
-    """The vectors of codes from a book of integers; `totals` is a buffer of int32."""
+    """The vectors of codes from a flat book of integers; `totals` is a buffer of int32."""
     for m in range(layout.shape[1] - 1, -1, -1):
         shift, mask, first = layout[0, m], (1 << layout[1, m]) - 1, layout[2, m]
         last, gained = m == layout.shape[1] - 1, m == 0 and gains.size > 0
         for i in range(q.size):
             index = (q[i] >> shift) & mask
+            at, gain = (first + index) * dim, np.int32(gains[np.uint64(index)] if gained else 0)
             for e in range(dim):
-                entry = np.int32(book[first + index, e])
+                entry = np.int32(book[np.uint64(at + e)])  # an index that cannot be negative is not looked at for it
                 total = np.int32(0) if last else totals[i * dim + e]
                 if gained:
-                    total = np.int32(total << np.int32(gains[index]))
-                    entry = np.int32(entry << np.int32(FINE))
+                    total, entry = np.int32(total << gain), np.int32(entry << np.int32(FINE))
                 totals[i * dim + e] = np.int32(entry + total)
     for i in range(q.size * dim):
         sums[i] = np.float32(totals[i]) * unit
@@ -111,27 +111,46 @@ def add_integers(book, gains, layout, dim, unit, q, sums, totals):
 
 @inlined
 def add_floats(book, layout, dim, q, sums):
-    """The vectors of codes from a book of floats, added in the order of the stages."""
-    for m in range(layout.shape[1]):
+    """The vectors of codes from a flat book of floats, added in the order of the stages."""
+    shift = layout[0, 0]
+    for i in range(q.size):
+        for e in range(dim):
+            sums[i * dim + e] = book[np.uint64((q[i] >> shift) * dim + e)]
+    for m in range(1, layout.shape[1]):
         shift, mask, first = layout[0, m], (1 << layout[1, m]) - 1, layout[2, m]
         for i in range(q.size):
-            index = first + ((q[i] >> shift) & mask)
+            at = (first + ((q[i] >> shift) & mask)) * dim
             for e in range(dim):
-                value = book[index, e]
-                if m:
-                    value = as_float(flushed(as_bits(sums[i * dim + e] + value)))
-                sums[i * dim + e] = value
+                total = sums[i * dim + e] + book[np.uint64(at + e)]
+                sums[i * dim + e] = as_float(flushed(as_bits(total)))
     for i in range(q.size * dim):
         u = as_bits(sums[i])
         sums[i] = as_float(NAN if (u & MAGNITUDE) > INFINITY else u)
 
 
+@inlined
+def add_entries(books, own, dim, q, sums, totals):
+    """The vectors of codes from the book with this number."""
+    integers, values, gains, layout, unit = books
+    if values.size:
+        add_floats(values[own], layout, dim, q, sums)
+    else:
+        add_integers(integers[own], gains[own], layout, dim, unit, q, sums, totals)
+
+
+@inlined
+def add_vectors(books, own, dim, q, sums, totals):
+    """`add_entries`, compiled for each of the small dimensions: the loop over elements is none there."""
+    if dim == 1:
+        add_entries(books, own, 1, q, sums, totals)
+    elif dim == 2:
+        add_entries(books, own, 2, q, sums, totals)
+    else:
+        add_entries(books, own, dim, q, sums, totals)
+
+
 @kernel
 def add_all(books, table):
     """The vectors of all codes of the first book."""
-    integers, values, gains, layout, unit = books
     q, dim = np.arange(table.shape[0]), table.shape[1]
-    if values.size:
-        add_floats(values[0], layout, dim, q, table.reshape(-1))
-    else:
-        add_integers(integers[0], gains[0], layout, dim, unit, q, table.reshape(-1), np.empty(table.size, np.int32))
+    add_entries(books, 0, dim, q, table.reshape(-1), np.empty(table.size, np.int32))

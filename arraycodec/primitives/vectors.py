@@ -33,7 +33,7 @@ def train(vectors: np.ndarray, weights: np.ndarray, k: int, turn: int = 0) -> Ce
 
     >>> vectors = np.array([[0, 0], [2, 0], [90, 90], [94, 90]], np.int16)
     >>> train(vectors, np.ones(4, np.int64), 2).tolist()
-    [[1, 0], [92, 90]]
+    [[92, 90], [1, 0]]
     """
     if len(vectors) > SAMPLE:
         picked = (hashes(SAMPLE, turn) % np.uint64(len(vectors))).astype(np.int64)
@@ -83,10 +83,13 @@ def sample_of(n: int) -> np.ndarray[Any, np.dtype[np.int64]]:
 
 def hashes(count: int, turn: int = 0) -> np.ndarray[Any, np.dtype[np.uint64]]:
     """Numbers for chance, always the same: the finish of SplitMix64 for 0, 1, ..., in another turn for others."""
-    z = (np.arange(count, dtype=np.uint64) + np.uint64(1 + turn * POOL)) * np.uint64(0x9E3779B97F4A7C15)
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return z ^ (z >> np.uint64(31))
+    z = np.arange(1 + turn * POOL, 1 + turn * POOL + count, dtype=np.uint64)
+    z *= np.uint64(0x9E3779B97F4A7C15)
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        z ^= z >> np.uint64(shift)
+        z *= np.uint64(factor)
+    z ^= z >> np.uint64(31)
+    return z
 
 
 @kernel

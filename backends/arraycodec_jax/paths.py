@@ -35,7 +35,8 @@ def search(q: jax.Array, levels: jax.Array, states: int, weights: jax.Array | No
     for start, stop in ((0, whole), (whole, columns)):
         if length := min(stop - start, PATH):
             shape = (*q.shape[:-1], (stop - start) // length, length)
-            steps = [jnp.moveaxis(x[..., start:stop].reshape(shape), -1, 0) for x in (q, weights) if x is not None]
+            own = [x[..., start:stop].reshape(shape) for x in (q, weights) if x is not None]
+            steps = [jnp.moveaxis(x, (-1, -2), (0, 1)) for x in own]  # rows are side by side in memory
             found.append(search_paths(steps, first, levels, states).reshape(*q.shape[:-1], stop - start))
     bit = jnp.concatenate(found, axis=-1) if found else q
     level = look_up(first, q + LOWEST)
@@ -73,7 +74,7 @@ def search_paths(steps: list[jax.Array], first: jax.Array, levels: jax.Array, st
         return step(cost, distances(own, first, levels, states), states)
 
     cost, chosen = lax.scan(forward, cost, steps)
-    return jnp.moveaxis(trace(cost, chosen, states), 0, -1)
+    return jnp.moveaxis(trace(cost, chosen, states), (0, 1), (-1, -2))
 
 
 def distances(own: list[jax.Array], first: jax.Array, levels: jax.Array, states: int) -> list[Cost]:
@@ -93,12 +94,11 @@ def distances(own: list[jax.Array], first: jax.Array, levels: jax.Array, states:
 
 def step(cost: Cost, distance: list[Cost], states: int) -> tuple[Cost, jax.Array]:
     """One step of all paths: the costs of states, and which came from the predecessor with the highest bit set."""
-    half, windows = states >> 1, subsets(states).reshape(2, states, *([1] * (cost[0].ndim - 1)))
-    ways = []
-    for old, window in enumerate(windows):
-        digits = [jnp.asarray(window >> 1 == 1), jnp.asarray(window & 1 == 1)]
+    half, ways = states >> 1, []  # barriers: selects in the midst of a sum took ten times as long
+    for old, window in enumerate(subsets(states).reshape(2, states)):
         before = (jnp.repeat(c[old * half : (old + 1) * half], 2, axis=0) for c in cost)
-        ways.append(carried(*(b + pick(digits, d) for b, d in zip(before, zip(*distance, strict=True), strict=True))))
+        own = zip(*(distance[subset] for subset in window.tolist()), strict=True)
+        ways.append(carried(*(b + lax.optimization_barrier(jnp.stack(d)) for b, d in zip(before, own, strict=True))))
     zero, one = ways
     took = one[0] < zero[0]
     if len(cost) > 1:

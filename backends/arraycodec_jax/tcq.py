@@ -71,7 +71,9 @@ def decode(codec: TCQ, planes: Planes, spec: ArraySpec, given: Given) -> jax.Arr
     tiles = tiles_of(spec, codec.block_size, codec.bits)
     codes = tiles.load(planes["codes"], codec.bits).reshape(rows_of(spec, codec)).astype(jnp.int32)
     index = codes & ((1 << (codec.bits - 1)) - 1)
-    level = look_up(planes["codebook"].astype(jnp.int32), index << 2 | subsets_of(codes >> (codec.bits - 1), codec.states))
+    level = look_up(
+        planes["codebook"].astype(jnp.int32), index << 2 | subsets_of(codes >> (codec.bits - 1), codec.states)
+    )
     value = values_of(level)
     if codec.rotate:
         value = values_of(turned_back(level, codec.rotate)) * np.float32(1 / (1 << root_bits(codec.rotate)))

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import torch
 
+from arraycodec.errors import ArgumentError
 from arraycodec.primitives import normal
 from arraycodec.primitives.floats import KINDS
 from arraycodec.spec import ArraySpec
+from arraycodec_torch import arrays
 from arraycodec_torch.grid import Piece, quotients
-from arraycodec_torch.primitives import INFINITY, MIN_SCALE, NAN, narrow
+from arraycodec_torch.primitives import INFINITY, MAGNITUDE, MIN_SCALE, NAN, as_bits, narrow
 
 STEPS, UNIT, HIGHEST = float(normal.STEPS), float(normal.UNIT), float(normal.HIGHEST)
 
@@ -31,3 +33,23 @@ def integers_of(run: torch.Tensor, piece: Piece, scale: torch.Tensor) -> torch.T
 def values_of(integers: torch.Tensor) -> torch.Tensor:
     """What integers of any dtype are times a scale, as float32, exact below 2^24."""
     return integers.to(torch.float32) * UNIT
+
+
+def integer_weights(codec: str, importance: torch.Tensor, columns: int) -> torch.Tensor:
+    """The importance of columns as int64 from 0 to 4095, the largest; values are taken on trust, but on a CPU.
+
+    4095 * importance / largest, rounded to nearest even, on integers: subnormal numbers count.
+    """
+    if importance.device.type == "cpu":
+        normal.integer_weights(codec, arrays.to_numpy(importance), columns)
+    elif importance.shape != (columns,) or importance.dtype != torch.float32:
+        got = f"{str(importance.dtype).removeprefix('torch.')}{list(importance.shape)}"
+        raise ArgumentError(f"{codec}: importance must be float32[{columns}], got {got}")
+    if not columns:
+        return importance.to(torch.int64)
+    bits = (as_bits(importance.contiguous()) & MAGNITUDE).to(torch.int64)
+    own = (bits & 0x7FFFFF) | torch.where(bits >= 0x800000, 0x800000, 0)
+    exponent, largest = (bits >> 23).clamp(min=1), bits.argmax()
+    divisor = own[largest] << (exponent[largest] - exponent).clamp(max=24)  # by which all that is smaller becomes 0
+    quotient, rest = normal.MAX_IMPORTANCE * own // divisor, normal.MAX_IMPORTANCE * own % divisor
+    return quotient + ((2 * rest > divisor) | ((2 * rest == divisor) & (quotient & 1 == 1)))

@@ -85,7 +85,7 @@ class Case:
 def _on_host(codec: Codec, training: bool) -> bool:
     if isinstance(codec, Then):
         return _on_host(codec.outer, training) or any(_on_host(part, True) for _, part in codec.parts)
-    return codec.lossless or codec.searched or (codec.trained and training)
+    return codec.lossless or (codec.trained and training)
 
 
 def _short(codec: Codec) -> str:
@@ -200,16 +200,17 @@ CASES = [
     Case(Lut(8, (1, 128)), {"codebook": LEVELS256}),
     Case(Lut(3, 64), {"codebook": LEVELS8}),
     Case(TCQ()),
-    Case(TCQ(1, block_size=None)),
-    Case(TCQ(2, 64)),
-    Case(TCQ(3, 256, (1, 64))),
+    Case(TCQ(1, block_size=None, outliers=0.0)),
+    Case(TCQ(2, 64, outliers=0.0)),
+    Case(TCQ(3, 256, (1, 64), 0.0)),
     Case(TCQ(5, block_size=100, outliers=0.01)),
     Case(TCQ(6, block_size=(32, 48), outliers=0.1)),
-    Case(TCQ(7, rotate=16)),
+    Case(TCQ(7, outliers=0.0, rotate=16)),
     Case(TCQ(8), fitted=importance),
     Case(TCQ(4, block_size=64, outliers=0.02, rotate=64)),
+    Case(TCQ(2, outliers=0.05), {"codebook": LEVELS8[0]}),
+    Case(TCQ(3, 64, (1, 64), 0.0), {"codebook": LEVELS256[0, ::16]}, fitted=importance),
     Case(DQ()),
-    Case(DQ(snr=30.0)),
     Case(Delta(), base=near),
     Case(Delta("storage"), base=near),
     Case(Tied("embed.weight"), base=lambda x: x),

@@ -19,7 +19,14 @@ triton = pytest.importorskip("triton")
 if triton.knobs.runtime.interpret:
     pytest.skip("kernels are compiled here, not interpreted", allow_module_level=True)
 
-from tests.backends.triton_emulation import TARGETS, Emulated, decode, emulated, refuse_inexact  # noqa: E402
+from tests.backends.triton_emulation import (  # noqa: E402
+    TARGETS,
+    Emulated,
+    decode,
+    emulated,
+    encode,
+    refuse_inexact,
+)
 
 CASES = [
     (ac.TCQ(8, block_size=(1, None)), (3, 1100), "float16"),  # a row of two paths
@@ -71,8 +78,33 @@ def test_ptx_is_exact_and_stores_are_wide() -> None:
         decode(how, codec, codec.encode(np.zeros((0, 64), np.float32)), (0, 64), "float32")
         with pytest.raises(UnsupportedByBackend, match=r"tcq: .* encodes on the host only"):
             how.encode(from_numpy(np.zeros(shape, np.float32)), codec, {})
-    own = [found for key, found in Emulated.compiled.items() if key[0].__module__ == "arraycodec_torch.kernels.tcq"]
+    kernels = "arraycodec_torch.kernels.tcq"
+    own = [
+        found for (fn, target, *_), found in Emulated.compiled.items() if (fn.__module__, target) == (kernels, "sm_90")
+    ]
     assert own
     for found in own:
         refuse_inexact(found.ptx)
     assert any(re.search(r"st\.global\.v4\.b32", found.ptx) for found in own)
+
+
+# -- the search
+
+
+@pytest.mark.parametrize(
+    ("codec", "shape", "weighted"),
+    [
+        (ac.TCQ(8, outliers=0.0), (33, 5), True),  # a path in a program of its own
+        pytest.param(ac.TCQ(1, 64, None, 0.0), (1027,), True, marks=pytest.mark.level("full")),  # two lengths of paths
+        pytest.param(ac.TCQ(4, 8, rotate=4), (3, 11), False, marks=pytest.mark.level("full")),
+    ],
+    ids=str,
+)
+def test_encoding_with_a_codebook(codec: ac.TCQ, shape: tuple[int, ...], weighted: bool, level: Level) -> None:
+    rng = np.random.default_rng(5)
+    given = {"codebook": np.sort(rng.integers(-20000, 20000, 2 << codec.bits)).astype(np.int16)}
+    if weighted:
+        given["importance"] = np.linspace(0, 1, shape[-1], dtype=np.float32)
+    for target in TARGETS if level >= Level.full else ("sm_90",):
+        with emulated(target=target) as how:
+            encode(how, codec, rng.standard_normal(shape, np.float32), given)

@@ -131,6 +131,8 @@ CASES: dict[str, list[Case]] = {
         Case(ac.TCQ(), (24, 256), "bfloat16"),
         Case(ac.TCQ(3, 256, (1, 64)), (5, 192)),
         Case(ac.TCQ(5, block_size=100, outliers=0.05), (2100,), "float16"),
+        Case(ac.TCQ(3, outliers=0.02), (5, 24), "bfloat16", {"codebook": LEVELS[0, ::16]}),
+        Case(ac.TCQ(2, 64, outliers=0.0), (35, 6), given={"codebook": LEVELS[0, ::32]}),
     ],
     "two_four": [
         Case(ac.TwoFour(prune=True), (24, 256), "bfloat16"),
@@ -203,6 +205,10 @@ MORE: dict[str, list[Case]] = {  # at level full and above
         Case(ac.PQR((10, 6), dim=2, block_size=(1, 64), gain=True), (40, 192)),
         Case(ac.PQR((4, 3), dim=8, block_size=(32, 48)), (2, 65, 192), "bfloat16"),
         Case(ac.PQR(), (1, 1)),
+    ],
+    "tcq": [
+        Case(ac.TCQ(2, 256, outliers=0.0), (3, 9), given={"codebook": LEVELS[0, ::32]}),  # by plain torch ops
+        Case(ac.TCQ(4, 8, 5, rotate=0), (99,), "float16", {"codebook": LEVELS[0, ::8]}),
     ],
     "nvfp4": [
         Case(ac.NVFP4(arithmetic="eager"), (4099,), "float16"),

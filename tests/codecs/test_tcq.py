@@ -10,7 +10,7 @@ import pytest
 
 import arraycodec as ac
 from arraycodec.primitives import levels as trellis_levels
-from arraycodec.primitives import paths
+from arraycodec.primitives import paths, threads
 from arraycodec.primitives.grid import Grid
 from arraycodec.primitives.paths import PATH, paths_of, search
 from arraycodec.primitives.threads import limited
@@ -35,7 +35,7 @@ def snr(x: np.ndarray, codec: ac.Codec | str, **given: Any) -> tuple[float, floa
 @pytest.mark.parametrize(("bits", "gain"), [(1, 0.6), (2, 1.2), (3, 1.3), (4, 1.3), (6, 1.3), (8, 1.3)])
 def test_gain_over_the_best_table_at_equal_size(bits: int, gain: float, level: Level) -> None:
     """All planes counted, a bit being 6.02 dB; the table is k-means with one scale, at level full the optimum."""
-    rows = 1024 if level >= Level.full else 128
+    rows = 1024 if level >= Level.full else 256
     x = np.random.default_rng(0).standard_normal((rows, 1024), np.float32)
     table = ac.Lut(bits, None, training="optimum" if level >= Level.full or bits < 4 else "lloyd")
     (scalar, scalar_bits), (coded, coded_bits) = snr(x, table), snr(x, ac.TCQ(bits, block_size=None))
@@ -50,29 +50,48 @@ def test_more_states_are_better() -> None:
 
 
 def test_outliers_and_rotations_help_against_outliers() -> None:
+    """The default keeps outliers apart; without that, 0.02 % of them cost 3 dB."""
     rng = np.random.default_rng(2)
     x = rng.standard_normal((256, 512), np.float32)
-    x.reshape(-1)[rng.choice(x.size, 100, replace=False)] *= 40
-    plain, _ = snr(x, ac.TCQ(4))
-    kept, bits = snr(x, ac.TCQ(4, outliers=0.001))
-    turned, _ = snr(x, ac.TCQ(4, rotate=256))
-    assert kept > plain + 1 and bits < 4.1
+    x.reshape(-1)[rng.choice(x.size, 30, replace=False)] *= 40
+    plain, _ = snr(x, ac.TCQ(4, outliers=0.0))
+    kept, bits = snr(x, "tcq4")
+    turned, _ = snr(x, ac.TCQ(4, outliers=0.0, rotate=256))
+    assert kept > plain + 2 and bits < 4.1
     assert turned > plain + 1
 
 
-def test_importance_moves_error_to_other_columns() -> None:
+def test_errors_count_alike_in_rows_of_all_sizes() -> None:
+    """In training: few large rows matter more than many small ones, whose integers are of another kind."""
+    rng = np.random.default_rng(11)
+    small = np.where(rng.random((96, 512)) < 0.5, 1, -1) * rng.uniform(0.9, 1, (96, 512))
+    x = np.concatenate([100 * rng.standard_normal((32, 512)), small]).astype(np.float32)
+    alike = x / np.abs(x).max(axis=1, keepdims=True)
+    for bits in (2, 6):
+        codec = ac.TCQ(bits, outliers=0.0)
+        codebook = codec.encode(alike)["codebook"]
+        assert snr(x, codec)[0] > snr(x, codec, codebook=codebook)[0] + 1
+
+
+@pytest.mark.parametrize("block_size", [(1, None), 64], ids=str)
+@pytest.mark.parametrize("bits", [3, 8])
+def test_importance_lowers_the_weighted_error(bits: int, block_size: Any) -> None:
     x = np.random.default_rng(3).standard_normal((128, 256), np.float32)
-    often = np.arange(256) % 4 == 0
-    importance = np.where(often, 16, 1).astype(np.float32)
-    for codec in (ac.TCQ(3), ac.TCQ(3, block_size=64)):
-        errors = [
-            np.square(x - ac.decode(ac.encode(x, codec, given=given)))[:, often].mean()
-            for given in ({}, {"importance": importance})
-        ]
-        assert errors[1] < 0.97 * errors[0]
+    importance = np.where(np.arange(256) % 4 == 0, 16, 1).astype(np.float32)
+    codec = ac.TCQ(bits, block_size=block_size)
+    errors = [
+        (importance * np.square(x - ac.decode(ac.encode(x, codec, given=given)))).sum()
+        for given in ({}, {"importance": importance})
+    ]
+    assert errors[1] < 0.65 * errors[0]
+
+
+def test_equal_importance_changes_nothing() -> None:
+    x = np.random.default_rng(3).standard_normal((8, 256), np.float32)
     plain = ac.TCQ(3).encode(x)
-    given = {"codebook": plain["codebook"], "importance": np.full(256, 0.3, np.float32)}
-    same_bits(ac.TCQ(3).encode(x, given)["codes"], plain["codes"], "equal importance")
+    weighted = ac.TCQ(3).encode(x, {"importance": np.full(256, 0.3, np.float32)})
+    for name, plane in plain.items():
+        same_bits(weighted[name], plane, name)
 
 
 # -- the search
@@ -112,15 +131,15 @@ def subsets_of(path: tuple[int, ...], states: int) -> list[int]:
 def test_threads_do_not_matter() -> None:
     x = Recipe((96, 16384), "float32", "cauchy", 0, 5).array()
     codec, planes = ac.TCQ(4, outliers=0.001, rotate=64), []
-    for threads in (1, 3):
-        with limited(threads):
+    for number in (1, 3):
+        with limited(number):
             planes.append(codec.encode(x))
             planes[-1]["decoded"] = codec.decode(planes[-1], spec_of(x))
     for name in planes[0]:
         same_bits(planes[1][name], planes[0][name], name)
 
 
-@pytest.mark.parametrize("shape", [(67, 131), (9001,), (5, 2500)], ids=str)
+@pytest.mark.parametrize("shape", [(67, 131), (9001,), (5, 2500), (2, 5000)], ids=str)
 @pytest.mark.parametrize("codec", [ac.TCQ(3), ac.TCQ(5, 64, 64), ac.TCQ(8, 8, (2, 64))], ids=str)
 def test_bands_do_not_matter(codec: ac.TCQ, shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     """An array is searched a band at a time; with importance, which goes on across the border of bands."""
@@ -131,6 +150,18 @@ def test_bands_do_not_matter(codec: ac.TCQ, shape: tuple[int, ...], monkeypatch:
         found.append(codec.encode(x, given))
     for name, plane in found[0].items():
         same_bits(found[1][name], plane, name)
+
+
+def test_threads_do_not_wait_for_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bands are what threads share; one that was itself shared by the same threads would never end."""
+    x = Recipe((24, 1001), "float32", "normal", 0, 12).array()
+    expected = ac.TCQ(3).encode(x)
+    monkeypatch.setattr(paths, "BAND", 1 << 11)
+    monkeypatch.setattr(threads, "SERIAL_BELOW", 0)
+    with limited(3):
+        found = ac.TCQ(3).encode(x)
+    for name, plane in expected.items():
+        same_bits(found[name], plane, name)
 
 
 def test_few_numbers_are_exact() -> None:
@@ -177,6 +208,8 @@ def test_levels_must_be_sorted(wrong: np.ndarray) -> None:
     [
         (np.ones(7, np.float32), r"importance must be float32\[8\], got float32\[7\]"),
         (np.ones(8, np.float64), r"importance must be float32\[8\], got float64\[8\]"),
+        (np.arange(-1, 7, dtype=np.float32), "importance must be finite, not negative, and not all 0"),
+        (np.full((1, 8), 1, np.float32), r"importance must be float32\[8\], got float32\[1, 8\]"),
         (np.zeros(8, np.float32), "importance must be finite, not negative, and not all 0"),
         (np.full(8, np.nan, np.float32), "importance must be finite, not negative, and not all 0"),
     ],
@@ -210,6 +243,10 @@ def test_outliers_that_bfloat16_cannot_hold_and_none_left() -> None:
     assert np.isnan(ac.decode(enc)[0, 2:]).all() and np.isfinite(ac.decode(enc)[0, :2]).all()
     with pytest.raises(ac.NonFiniteError, match="tcq: input must be finite"):
         ac.encode(x, ac.TCQ(2, outliers=0.125))
+    given = {"scales": np.full((1, 1), 8, numpy_dtype("bfloat16")), "codebook": LEVELS8}
+    infinite = np.full((1, 16), np.inf, np.float32)
+    planes = ac.TCQ(2, outliers=0.125).encode(infinite, given)
+    same_bits(planes["codes"], ac.TCQ(2, outliers=0.0).encode(infinite, given)["codes"], "what is not finite stays")
     lost = ac.encode(np.full((2, 8), np.nan, np.float32), ac.TCQ(2, outliers=0.125), check=False)
     assert np.isnan(lost.planes["outliers"].astype(np.float32)).all() and np.isnan(ac.decode(lost)).all()
 
@@ -262,6 +299,7 @@ def test_every_part_reads_alike(shape: tuple[int, ...], block_size: Any) -> None
 
 
 def test_a_row_is_read_from_its_own_bytes() -> None:
+    """And from all outliers, which are few."""
     codec, x = ac.TCQ(4), np.random.default_rng(0).standard_normal((100, 64), np.float32)
     planes, read = codec.encode(x), {}
 
@@ -271,7 +309,7 @@ def test_a_row_is_read_from_its_own_bytes() -> None:
         return part
 
     codec.read(fetch, spec_of(x), 640, 704)
-    assert read == {"codes": 32, "scales": 1, "codebook": 32}
+    assert read == {"codes": 32, "scales": 1, "codebook": 32, "outliers": 3, "outlier_positions": 3}
 
 
 def test_sizes() -> None:
@@ -279,8 +317,8 @@ def test_sizes() -> None:
     x = np.zeros((64, 1000), np.float32)
     for bits in range(1, 9):
         enc = ac.encode(x, f"tcq{bits}")
-        assert 8 * enc.nbytes == bits * x.size + 16 * 64 + 16 * (2 << bits)
-    assert ac.encode(x, ac.TCQ(4, outliers=0.001)).nbytes == ac.encode(x, "tcq4").nbytes + 64 * 6
+        assert 8 * enc.nbytes == bits * x.size + 16 * 64 + 16 * (2 << bits) + 48 * 32
+    assert ac.encode(x, ac.TCQ(4, outliers=0.0)).nbytes == ac.encode(x, "tcq4").nbytes - 32 * 6
     assert (
         ac.TCQ(4, outliers=0.1).planes(ArraySpec((1 << 16, 1 << 15), "bfloat16"))["outlier_positions"].dtype == "int64"
     )

@@ -13,11 +13,11 @@ from arraycodec.primitives.kmeans import (
     BINS,
     LOWEST,
     bounds_of,
+    find_codes,
     histogram,
     key_of,
     lloyd,
     nearest,
-    nearest_code,
     optimum,
     train_keys,
 )
@@ -102,31 +102,30 @@ def test_optimum_by_the_plain_recursion() -> None:
 def plain_lloyd(counts: np.ndarray, k: int) -> np.ndarray:
     """The iteration on Python integers, from the same start; centres are sixteenths."""
     values = np.flatnonzero(counts) - LOWEST
-    mass = [int(m) for m in counts[values + LOWEST]]
+    mass = counts[values + LOWEST]
     width, number = 5, 2048
     while number > 16 and number * 8 > len(values):
         width, number = width + 1, number // 2
     cells: dict[int, int] = {}
-    for v, m in zip(values.tolist(), mass, strict=True):
+    for v, m in zip(values.tolist(), mass.tolist(), strict=True):
         cells[v >> width] = cells.get(v >> width, 0) + m
     roots = [
         next(r for r in range(round((4096 * m) ** (1 / 3)) + 1, -1, -1) if r**3 <= 4096 * m) for m in cells.values()
     ]
-    sums, corners = list(itertools.accumulate(roots, initial=0)), list(cells)
+    roots_before, corners = list(itertools.accumulate(roots, initial=0)), list(cells)
     centres = []
     for i in range(k):
-        target = sums[-1] * (2 * i + 1) // (2 * k)
-        j = next(j for j in range(len(roots)) if sums[j + 1] > target)
-        centres.append((corners[j] << (width + 4)) + ((target - sums[j]) << (width + 4)) // roots[j])
+        target = roots_before[-1] * (2 * i + 1) // (2 * k)
+        j = next(j for j in range(len(roots)) if roots_before[j + 1] > target)
+        centres.append((corners[j] << (width + 4)) + ((target - roots_before[j]) << (width + 4)) // roots[j])
     while True:
         middles = [(a + b) >> 5 for a, b in itertools.pairwise(centres)]
         owner = np.searchsorted(middles, values, side="left")
-        moved = list(centres)
-        for i in range(k):
-            own = owner == i
-            if weight := sum(itertools.compress(mass, own)):
-                total = sum(m * v for m, v in zip(itertools.compress(mass, own), values[own].tolist(), strict=True))
-                moved[i] = (32 * total + weight) // (2 * weight)
+        weight, total = np.zeros(k, np.int64), np.zeros(k, np.int64)
+        np.add.at(weight, owner, mass)
+        np.add.at(total, owner, mass * values)
+        sums = zip(weight.tolist(), total.tolist(), centres, strict=True)
+        moved = [(32 * t + w) // (2 * w) if w else centre for w, t, centre in sums]
         if moved == centres:
             return np.array([(c + 8) >> 4 for c in centres], np.int16)
         centres = moved
@@ -226,9 +225,8 @@ def test_histogram_of_weights_and_threads() -> None:
 
 
 @kernel
-def _codes(bounds, codes):
-    for v in range(-32767, 32768):
-        codes[v + 32768] = nearest_code(bounds, v)
+def _codes(bounds, numbers, codes):
+    find_codes(bounds, numbers, codes)
 
 
 @pytest.mark.parametrize(
@@ -239,12 +237,13 @@ def test_the_nearest_level_of_two_the_lower_of_equals_the_first(levels: list[int
     own = np.array(levels, np.int16)
     want = np.abs(np.arange(-32768, 32768)[:, None] - own.astype(int)).argmin(1)
     same_bits(nearest(own), want.astype(np.uint8), f"{levels}")
-    codes = np.zeros(BINS, np.uint8)
-    _codes(bounds_of(own), codes)
-    same_bits(codes[1:], want[1:].astype(np.uint8), f"{levels} by halving")
+    codes = np.zeros(BINS - 1, np.uint8)
+    _codes(bounds_of(own), np.arange(-32767, 32768).astype(np.int16), codes)
+    same_bits(codes, want[1:].astype(np.uint8), f"{levels} by counting")
 
 
 def test_codes_of_many_levels() -> None:
     levels = np.sort(sample(512, 12000))
-    want = np.abs(np.arange(-32768, 32768)[:, None] - levels.astype(int)).argmin(1)
+    own, first = np.unique(levels.astype(float), return_index=True)
+    want = first[np.searchsorted((own[1:] + own[:-1]) / 2, np.arange(-32768, 32768))]
     same_bits(nearest(levels), want.astype(np.uint16), "512 levels")

@@ -45,3 +45,84 @@ def bits_before(codes, at, d, there, BITS: tl.constexpr):
     """The highest bit of the code `d` elements before each, 0 where that is not there."""
     bit = (at - d) * BITS + (BITS - 1)
     return (tl.load(codes + (bit >> 3), mask=there, other=0).to(tl.uint32) >> (bit & 7).to(tl.uint32)) & 1
+
+
+# -- the search: a program takes LANES paths, each a thread with the costs of its states in registers
+
+
+@triton.jit
+def search(
+    numbers, firsts, weights, levels, found, out, paths, length,
+    STATES: tl.constexpr, SUBSETS: tl.constexpr, CLIP: tl.constexpr, FAR: tl.constexpr, COARSE: tl.constexpr,
+    WEIGHTED: tl.constexpr, LANES: tl.constexpr,
+):  # fmt: skip
+    """Viterbi's algorithm along paths: bits of the predecessors of all states, and the state that each path ends in.
+
+    Arrays have a row of `paths` for each step; `found` has STATES bits, in rows of as many words.
+    """
+    kind: tl.constexpr = tl.int64 if WEIGHTED else tl.int32
+    word: tl.constexpr = found.dtype.element_ty.primitive_bitwidth
+    lane = tl.program_id(0).to(tl.int64) * LANES + tl.arange(0, LANES)
+    there, place = lane < paths, lane
+    cost = (tl.zeros([LANES], kind),)
+    for _ in tl.static_range(STATES - 1):
+        cost = cost + (tl.full([LANES], FAR, kind),)  # noqa: RUF005
+    for _ in range(length):
+        number = tl.load(numbers + lane, mask=there, other=0).to(tl.int32)
+        first = tl.load(firsts + lane, mask=there, other=0).to(tl.int32)
+        weight = tl.load(weights + lane, mask=there, other=0).to(kind) if WEIGHTED else 1
+        distance = ()
+        for subset in tl.static_range(4):
+            e = (number - tl.load(levels + first + ((subset - first) & 3))) >> COARSE
+            e = tl.minimum(tl.maximum(e, -CLIP), CLIP)
+            distance = distance + ((e * e).to(kind) * weight,)  # noqa: RUF005
+        cost, took = step(cost, distance, STATES, SUBSETS, word)
+        for i in tl.static_range(STATES // word):
+            tl.store(found + place, took[i].to(found.dtype.element_ty), mask=there)
+            place += paths
+        lane += paths
+    state, least = tl.zeros([LANES], tl.int32), cost[0]
+    for s in tl.static_range(1, STATES):
+        state = tl.where(cost[s] < least, s, state)
+        least = tl.minimum(cost[s], least)
+    lane = tl.program_id(0).to(tl.int64) * LANES + tl.arange(0, LANES)
+    tl.store(out + lane, state, mask=there)
+
+
+@triton.jit
+def step(cost, distance, STATES: tl.constexpr, SUBSETS: tl.constexpr, WORD: tl.constexpr):
+    """One step: the costs of states, beyond that of state 0, and which came from the one with the highest bit set."""
+    after, words = (), ()
+    for i in tl.static_range(STATES // WORD):
+        took = tl.zeros(cost[0].shape, tl.uint32)
+        for k in tl.static_range(WORD):
+            zero = cost[(WORD * i + k) // 2] + distance[SUBSETS[WORD * i + k]]
+            one = cost[(WORD * i + k + STATES) // 2] + distance[SUBSETS[WORD * i + k + STATES]]
+            took |= (one < zero).to(tl.uint32) << k
+            after = after + (tl.minimum(zero, one),)  # noqa: RUF005
+        words = words + (took,)  # noqa: RUF005
+    beyond = ()
+    for s in tl.static_range(STATES):
+        beyond = beyond + (after[s] - after[0],)  # noqa: RUF005
+    return beyond, words
+
+
+@triton.jit
+def trace(
+    ways, ends, firsts, subsets, out, paths, length, STATES: tl.constexpr, TOP: tl.constexpr, LANES: tl.constexpr
+):
+    """Back from the states that paths end in: codes, whose bit is TOP."""
+    word: tl.constexpr = ways.dtype.element_ty.primitive_bitwidth
+    lane = tl.program_id(0).to(tl.int64) * LANES + tl.arange(0, LANES)
+    there = lane < paths
+    state = tl.load(ends + lane, mask=there, other=0)
+    for i in range(length):
+        t = length - 1 - i
+        way = tl.load(ways + (t * (STATES // word) + state // word).to(tl.int64) * paths + lane, mask=there, other=0)
+        before = (state >> 1) | (((way.to(tl.uint32) >> (state % word).to(tl.uint32)) & 1) * (STATES // 2)).to(tl.int32)
+        first = tl.load(firsts + t * paths + lane, mask=there, other=0).to(tl.int32)
+        newest = state & 1
+        subset = tl.load(subsets + ((before << 1) | newest)).to(tl.int32)
+        code = (newest * TOP) | ((first + ((subset - first) & 3)) >> 2)
+        tl.store(out + t * paths + lane, code.to(tl.uint8), mask=there)
+        state = before
