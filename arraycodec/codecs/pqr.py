@@ -138,8 +138,10 @@ class PQR(Codec):
 
     def length(self, spec: ArraySpec) -> int:
         """The elements of a book, consecutive in the flattened array; a vector is of the book of its first element."""
-        row = spec.known_shape[-1] if spec.shape else 1
-        return max(self.scope if isinstance(self.scope, int) else row if self.scope == "row" else spec.size, 1)
+        row, whole = spec.known_shape[-1] if spec.shape else 1, -(-max(spec.size, 1) // self.dim) * self.dim
+        return (
+            min(self.scope, whole) if isinstance(self.scope, int) else max(row if self.scope == "row" else spec.size, 1)
+        )
 
     def planes(self, spec: ArraySpec) -> dict[str, ArraySpec]:
         columns, books = spec.known_shape[-1] if spec.shape else 1, -(-spec.size // self.length(spec))

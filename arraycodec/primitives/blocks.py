@@ -24,7 +24,7 @@ def is_positive(number: object) -> bool:
 
 
 def block_length(spec: ArraySpec, block_size: int | None) -> int:
-    """Elements per block: `block_size`, or the size of the whole array (at least 1) where that is less or it is None."""
+    """Elements per block: `block_size`, but no more than those of the whole array, which None means; at least 1."""
     whole = max(spec.size, 1)
     return min(block_size or whole, whole)
 

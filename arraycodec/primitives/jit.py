@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import Any
 
+import numpy as np
+
 
 class Kernel:
     """A function that Numba compiles when it is first called; `py_func` is the Python it was written as."""
@@ -32,8 +34,8 @@ class Kernel:
         helpers = {name: kernel.compiled for name, kernel in self._helpers()}
         namespace = self.py_func.__globals__ | helpers
         source = types.FunctionType(self.py_func.__code__, namespace, self.py_func.__name__, self.py_func.__defaults__)
-        # Numba's cache notices a change of this function's file, not of a helper's: so the helpers' code is part
-        # of the name under which the compiled function is kept.
+        # Numba's cache notices a change of this function's file, not of a helper's, nor of where a constant is from: so
+        # a digest of them is part of the name under which the compiled function is kept.
         source.__qualname__ = f"{self.py_func.__qualname__}_{self.digest}"
         source.__module__ = self.py_func.__module__
         options = {"error_model": "numpy", "nogil": True, "forceinline": self.inline, "_nrt": not self.inline}
@@ -46,9 +48,15 @@ class Kernel:
 
     @cached_property
     def digest(self) -> str:
-        """A hash of the code of this kernel and of all it calls."""
-        code = self.py_func.__code__
-        text = repr((code.co_code, code.co_consts)) + "".join(kernel.digest for _, kernel in self._helpers())
+        """A hash of the code of this kernel, of the constants of its module, and of all it calls."""
+        code, values = self.py_func.__code__, self.py_func.__globals__
+        constants = [
+            (name, value.tobytes() if isinstance(value, np.ndarray) else repr(value))
+            for name in code.co_names
+            if isinstance(value := values.get(name), (int, float, str, tuple, np.generic, np.ndarray))
+        ]
+        text = repr((code.co_code, code.co_consts, code.co_names, constants))
+        text += "".join(kernel.digest for _, kernel in self._helpers())
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def _helpers(self) -> Iterator[tuple[str, Kernel]]:

@@ -7,6 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
+import arraycodec as ac
 from arraycodec.errors import ArgumentError
 from arraycodec.primitives import blockwise
 from arraycodec.primitives.blockwise import first_element, segments
@@ -18,6 +19,7 @@ from arraycodec.spec import ArraySpec
 from arraycodec_conformance.compare import same_bits
 from arraycodec_conformance.strategies import Recipe
 
+HUGE = 10**30
 SHAPES = [(4, 12), (5, 37), (2, 3, 16), (2, 2, 5, 9), (3, 1, 16), (50,), (), (1, 2100), (300, 3)]
 BLOCK_SIZES = [None, 1, 5, 64, (1, 4), (1, 7), (1, None), (None, 1), (3, 5), (4, 8), (None, None), (2, None), (300, 7)]
 GRIDS = list(itertools.product(SHAPES, BLOCK_SIZES))
@@ -59,6 +61,20 @@ def test_shapes(shape, block_size, bits, scales, codes) -> None:
 def test_bad_block_sizes_are_refused(bad: object) -> None:
     with pytest.raises(ArgumentError, match=r"some: .* got "):
         check_block_size("some", bad)
+
+
+@pytest.mark.parametrize(
+    "codec",
+    [
+        ac.Linear(8, True, HUGE), ac.Linear(8, True, (HUGE, HUGE)), ac.Codebook("nf4", HUGE), ac.Lut(4, HUGE),
+        ac.Lut(4, None, scope=HUGE), ac.Minifloat("float8_e4m3fn", HUGE), ac.TCQ(block_size=HUGE), ac.PQR(block_size=HUGE),
+        ac.PQR((3, 2), scope=HUGE),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_block_far_larger_than_the_array_is_the_whole_array(codec: ac.Codec) -> None:
+    x = np.random.default_rng(0).standard_normal((4, 64), np.float32)
+    same_bits(ac.decode(ac.encode(x, codec)).reshape(-1), ac.decode(ac.encode(x.reshape(-1), codec)), str(codec))
 
 
 @kernel

@@ -71,3 +71,21 @@ def test_an_inlined_kernel_neither_makes_nor_returns_an_array(caller):
     """It counts no references: an array that it returned would be freed once too often."""
     with pytest.raises(Exception, match=r"use @kernel|Only accept returning"):
         caller(np.ones(3))
+
+
+def test_the_digest_covers_constants_names_and_helpers():
+    """What is kept on disk under it is not used where one of them has changed."""
+    here = {"np": np, "STEP": 1, "TABLE": np.arange(3), "help": kernel(lambda x: x + 1)}
+
+    def digest(text: str, **changed: object) -> str:
+        space = here | changed
+        exec(f"def f(x):\n    return {text}", space)
+        return Kernel(space["f"], inline=False).digest  # type: ignore[arg-type]
+
+    text = "np.sin(x) + STEP + TABLE[0] + help(x)"
+    found = {
+        digest(text), digest(text, STEP=2), digest(text, STEP=1.0), digest(text, TABLE=np.arange(1, 4)),
+        digest(text, help=kernel(lambda x: x + 2)), digest(text.replace("sin", "cos")),
+    }  # fmt: skip
+    assert len(found) == 6
+    assert digest(text, unused=3) == digest(text)
