@@ -229,7 +229,9 @@ def _check_given(backend: Any, codec: Codec, spec: ArraySpec, given: Given) -> N
         specs = codec.outer.planes(spec) | specs
     for name, plane in given.items():
         if name not in specs and name not in inputs:
-            raise ArgumentError(f"{codec.name}: given may hold {[*specs, *inputs]}, got {name!r}")
+            allowed = [own for own in specs if own not in codec.computed and (specs[own].fixed or codec.name != "then")]
+            told = f"given may hold {[*allowed, *inputs]}" if allowed or inputs else "nothing can be given to encoding"
+            raise ArgumentError(f"{codec.name}: {told}, got {name!r}")
         if isinstance(codec, Then) and name in specs and not specs[name].fixed:
             raise ArgumentError(f"then: given cannot hold {name!r}, whose length depends on the array")
         if name in codec.computed:

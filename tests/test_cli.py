@@ -188,6 +188,21 @@ def test_include_and_exclude(src, tmp_path):
     assert code == 2 and "matches none of 12 tensor names, closest are embed.weight" in err
 
 
+def test_importance(src, tmp_path):
+    given = {"embed.weight": np.linspace(0, 1, 96, dtype=np.float32)}
+    vectors = write(tmp_path / "importance.safetensors", given)
+    code, out, err = run("compress", src, "-s", "tcq4", "--importance", vectors)
+    assert (code, err) == (0, "") and "float32 matrix, with importance" in out
+    ac.compress(src, tmp_path / "want.safetensors", "tcq4", importance=given)
+    assert (tmp_path / "model.tcq4.safetensors").read_bytes() == (tmp_path / "want.safetensors").read_bytes()
+    code, out, err = run("compress", src, "--importance", vectors)
+    assert (code, out) == (2, "") and "importance is for the codecs lut, pqr, tcq" in err
+    write(vectors, {"embed": given["embed.weight"]})
+    code, out, err = run("compress", src, "-s", "tcq4", "-f", "--importance", vectors)
+    assert (code, out) == (2, "") and f"{vectors}: 'embed' is no tensor of {src}, closest are 'embed.weight'" in err
+    assert run("compress", src, "-s", "tcq4", "-f", "--importance", tmp_path / "nowhere.safetensors")[0] == 5
+
+
 @pytest.mark.parametrize("command", ["compress", "decompress", "info", "verify", "diff", "list", "bench", "demo"])
 def test_json_parses_and_is_all_there_is_on_stdout(src, packed, tmp_path, command, monkeypatch):
     monkeypatch.setattr(registry, "SCHEMES", {"nf4": registry.SCHEMES["nf4"]})
@@ -226,6 +241,24 @@ def test_tables_of_every_command(src, packed, monkeypatch, tmp_path):
     assert "Speed of the NumPy reference" in out and "torch" not in out  # no peer was run
     code, out, _ = run("demo", src, "-o", tmp_path / "demo", "--no-plot")
     assert code == 0 and "every byte" in out
+
+
+def test_rates(tmp_path):
+    pytest.importorskip("matplotlib")
+    src = write(tmp_path / "t.safetensors", {"w": np.random.default_rng(0).standard_normal((16, 64), np.float32)})
+    args = ("bench", src, "--rates", tmp_path / "out", "--schemes", "nf4,tcq4")
+    code, out, _ = run(*args)
+    assert code == 0 and "tcq4" in out and "rate_distortion.md" in out
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"rate_distortion.md", "rate_distortion.png"}
+    page = (tmp_path / "out" / "rate_distortion.md").read_text("utf-8")
+    assert page.startswith("# Rate and distortion of t.safetensors\n")
+    assert [row["scheme"] for row in json.loads(run(*args, "--json")[1])["rates"]] == ["nf4", "tcq4"]
+
+
+def test_json_of_what_is_exact(src, monkeypatch):
+    monkeypatch.setattr(registry, "SCHEMES", {"lossless": registry.SCHEMES["lossless"]})
+    (outcome,) = json.loads(run("demo", src, "--no-plot", "--json")[1])["outcomes"]
+    assert outcome["snr_db"] is None and set(outcome["tensors"].values()) == {None}
 
 
 def test_names_cannot_drive_the_terminal(tmp_path):

@@ -14,7 +14,7 @@ import numpy as np
 
 from arraycodec import api
 from arraycodec.base import Codec
-from arraycodec.checkpoints.measure import Difference, compare
+from arraycodec.checkpoints.measure import Difference, compare, finite
 from arraycodec.checkpoints.peak import peak_bytes
 from arraycodec.checkpoints.timing import medians
 from arraycodec.primitives import threads
@@ -63,7 +63,7 @@ class Quality:
 
     def to_json(self) -> dict[str, Any]:
         """Its fields, with None for what is infinite, such as the SNR of equal arrays: JSON has no such number."""
-        return {k: v if not isinstance(v, float) or math.isfinite(v) else None for k, v in asdict(self).items()}
+        return {name: finite(value) for name, value in asdict(self).items()}
 
 
 def case(scheme: str, codec: Codec, arrays: list[np.ndarray], quick: bool = False) -> Case:

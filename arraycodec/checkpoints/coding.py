@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from arraycodec import api
-from arraycodec.base import Codec, Encoded, Then
+from arraycodec.base import Codec, Encoded, Given, Then
 from arraycodec.checkpoints.report import Row
 from arraycodec.codecs.tied import Tied
 from arraycodec.containers.frame import frame_size
@@ -36,19 +36,23 @@ class Coded(NamedTuple):
     digest: bytes | None = None  # of its content, where it may be tied
 
 
-def code(array: np.ndarray, row: Row, plain: Codec, base: np.ndarray | None) -> Coded:
+def code(
+    array: np.ndarray, row: Row, plain: Codec, base: np.ndarray | None, importance: np.ndarray | None = None
+) -> Coded:
     """Encode a tensor as its row plans, or leave it plain where that is no larger or cannot hold its values.
 
-    plain  what encodes it without a base.
+    plain       what encodes it without a base.
+    importance  of its columns, which its codec takes.
     """
     if row.codec is None:
         return Coded(None)
+    given = {} if importance is None else {"importance": importance}
     if base is not None:
         found, reason = _delta(array, plain, row.codec, base)
     elif isinstance(row.codec, Then) and not row.codec.outer.lossless:
-        found, reason = _parts(array, row.codec), None
+        found, reason = _parts(array, row.codec, given), None
     else:
-        found, reason = api.encode(array, row.codec, check=False), None
+        found, reason = api.encode(array, row.codec, given=given, check=False), None
     try:
         api.check_finite(found)
     except NonFiniteError:
@@ -76,10 +80,10 @@ def _delta(array: np.ndarray, plain: Codec, delta: Codec, base: np.ndarray) -> t
     return (alone, "smaller than its delta") if stored(alone) <= stored(found) else (found, None)
 
 
-def _parts(array: np.ndarray, codec: Then) -> Encoded:
+def _parts(array: np.ndarray, codec: Then, given: Given) -> Encoded:
     """Encode with those of the lossless parts that make the frame smaller, and with all that are lossy."""
     kept = tuple((plane, part) for plane, part in codec.parts if not part.lossless)
-    found = api.encode(array, Then(codec.outer, kept) if kept else codec.outer, check=False)
+    found = api.encode(array, Then(codec.outer, kept) if kept else codec.outer, given=given, check=False)
     planes = dict(found.planes)
     for plane, part in codec.parts:
         if not part.lossless:

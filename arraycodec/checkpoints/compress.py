@@ -16,6 +16,7 @@ from arraycodec.base import Codec, Encoded, Then
 from arraycodec.checkpoints.base_tensors import BaseTensors, opened_base
 from arraycodec.checkpoints.coding import Coded, Ties, code, digest_of
 from arraycodec.checkpoints.files import Hashing, check_target, copy, refuse_existing, undone_on_failure
+from arraycodec.checkpoints.importance import Importance, Vectors, opened_importance
 from arraycodec.checkpoints.pipeline import MIN_BUDGET, Done, Progress, ordered, using
 from arraycodec.checkpoints.policy import Decision, Policy
 from arraycodec.checkpoints.report import Report, Row, codec_label, total
@@ -40,6 +41,7 @@ def compress(
     base: str | os.PathLike[str] | None = None,
     include: Iterable[str] = (),
     exclude: Iterable[str] = (),
+    importance: Vectors = None,
     jobs: int | None = None,
     dry_run: bool = False,
     overwrite: bool = False,
@@ -54,19 +56,24 @@ def compress(
     touched, and `decompress` gives its layout back, and its very bytes where all was coded losslessly. Each file
     appears whole or not at all; the bytes written do not depend on `jobs`. Memory is that of the largest tensors.
 
-    scheme     a scheme's name, or a codec; None is "nf4", or lossless where a mode or a base is given.
-    mode       "balanced", "storage" or "inference": lossless coding of every tensor of at least 4 KB; with a lossy
-               scheme, of its codes and scales. Tensors with the bytes of another one are stored once.
-    base       a checkpoint, plain or compressed, that tensors of the same name, shape and dtype are stored as exact
-               differences to, where that is smaller; needed again to read them.
-    include    patterns of tensor names to encode beyond the default rule, `exclude` of those to leave plain.
-    jobs       threads; None is as many as `get_num_threads()` says.
-    dry_run    decide and predict sizes from the headers alone; nothing is written.
-    overwrite  replace files that are there.
-    progress   called with (bytes done, bytes in all, tensor at hand).
+    scheme      a scheme's name, or a codec; None is "nf4", or lossless where a mode or a base is given.
+    mode        "balanced", "storage" or "inference": lossless coding of every tensor of at least 4 KB; with a lossy
+                scheme, of its codes and scales. Tensors with the bytes of another one are stored once.
+    base        a checkpoint, plain or compressed, that tensors of the same name, shape and dtype are stored as exact
+                differences to, where that is smaller; needed again to read them.
+    include     patterns of tensor names to encode beyond the default rule, `exclude` of those to leave plain.
+    importance  how much the squared error of each column of a tensor counts, for the codecs `tcq`, `lut` and `pqr`:
+                name -> float32 (columns,), finite, not negative, not all 0, as arrays or in a safetensors file, which
+                `arraycodec_torch.nn.importance` finds. Tensors without a vector are encoded without; vectors are not
+                stored. ArgumentError for a vector of no tensor or of another length, before anything is written.
+    jobs        threads; None is as many as `get_num_threads()` says.
+    dry_run     decide and predict sizes from the headers alone; nothing is written.
+    overwrite   replace files that are there.
+    progress    called with (bytes done, bytes in all, tensor at hand).
 
     >>> report = compress("model.safetensors", "model.nf4.safetensors", "nf4", exclude=["*embed*"])  # doctest: +SKIP
     >>> report.ratio, report.rows[0].reason  # doctest: +SKIP
+    >>> compress("model.safetensors", "small.safetensors", "tcq4", importance="vectors.safetensors")  # doctest: +SKIP
     >>> compress("tuned.safetensors", "tuned.delta.safetensors", base="model.safetensors").ratio  # doctest: +SKIP
     """
     include, exclude = ((p,) if isinstance(p, str) else tuple(p) for p in (include, exclude))
@@ -76,16 +83,18 @@ def compress(
     targets = check_target(tree, Path(dst), None if base is None else scan(base))
     if not policy.codec.lossless:
         _refuse_foreign(tree)
-    with opened_base(base) as tensors:
-        rows = _decide(tree, policy, wanted, tensors)
+    with opened_base(base) as tensors, opened_importance(importance, policy.codec) as vectors:
+        rows = _decide(tree, policy, wanted, tensors, vectors)
         if not any(row.codec for row in rows) and not policy.codec.lossless:
             raise ArgumentError(f"{tree.where}: nothing to encode with {policy.label}: {_reasons(rows)}")
+        if vectors is not None:
+            vectors.check(tree, rows, targets.values(), policy.codec)
         if dry_run:
             sizes = [(name, _predict(tree.path(name), [r for r in rows if r.file == name])) for name in tree.weights]
         else:
             if not overwrite:
                 refuse_existing(targets.values())
-            rows = _compress_all(tree, targets, rows, policy.codec, tensors, jobs, overwrite, progress)
+            rows = _compress_all(tree, targets, rows, policy.codec, tensors, vectors, jobs, overwrite, progress)
             sizes = [(name, targets[name].stat().st_size) for name in tree.weights]
     files = tuple((name, tree.path(name).stat().st_size, size) for name, size in sizes)
     where = None if tensors is None else str(tensors.tree.where)
@@ -101,7 +110,9 @@ def _refuse_foreign(tree: Tree) -> None:
                 raise ArgumentError(f"{told}; a lossy scheme takes what convert to arraycodec or dense makes of it")
 
 
-def _decide(tree: Tree, policy: Policy, wanted: Request, base: BaseTensors | None) -> list[Row]:
+def _decide(
+    tree: Tree, policy: Policy, wanted: Request, base: BaseTensors | None, importance: Importance | None
+) -> list[Row]:
     """The row of every tensor, in the order of files and of data, from headers alone."""
     rows = []
     with opened(tree) as files:
@@ -117,6 +128,8 @@ def _decide(tree: Tree, policy: Policy, wanted: Request, base: BaseTensors | Non
                         unlike = base.of(file).unlike(name, tensor.spec, wanted.delta)
                         told = f"{found.reason}, {unlike or 'delta'}"
                         found = Decision(wanted.delta if unlike is None else found.codec, told)
+                    if importance is not None and found.codec is not None and label(file, name) in importance:
+                        found = Decision(found.codec, f"{found.reason}, with importance")
                     after = _size(tensor.spec, found)
                     rows.append(
                         Row(file, name, tensor.dtype, tensor.shape, found.codec, found.reason, tensor.nbytes, after)
@@ -164,6 +177,7 @@ class _Work:
 
     plain: Codec  # of tensors that are no deltas
     base: BaseTensors | None
+    importance: Importance | None
     hashing: Hashing  # of the base's files
     ties: Ties
     files: dict[str, SafetensorsFile]  # those of the checkpoint
@@ -174,7 +188,7 @@ class _Work:
 
 def _compress_all(
     tree: Tree, targets: dict[str, Path], rows: list[Row], plain: Codec, base: BaseTensors | None,
-    jobs: int | None, overwrite: bool, progress: Progress | None,
+    importance: Importance | None, jobs: int | None, overwrite: bool, progress: Progress | None,
 ) -> list[Row]:  # fmt: skip
     written: list[Row] = []
     unhashed = [path for _, path in base.unhashed()] if base is not None else []
@@ -185,7 +199,7 @@ def _compress_all(
             with located(tree.path(name)):
                 files[name] = stack.enter_context(SafetensorsFile(tree.path(name)))
         hashing = stack.enter_context(Hashing(unhashed, done, threads > 1))
-        work = _Work(plain, base, hashing, Ties(), files, threads, overwrite, done)
+        work = _Work(plain, base, importance, hashing, Ties(), files, threads, overwrite, done)
         finished = stack.enter_context(undone_on_failure(overwrite))
         for name in tree.weights:
             with located(tree.path(name)):
@@ -243,7 +257,8 @@ def _code(file: SafetensorsFile, row: Row, work: _Work) -> Coded:
             digest = digest_of(array)
             if work.ties.seen(row.file, digest):
                 return Coded(None, None, digest)  # which earlier one it is tied to is found in the order of the file
-        return code(array, row, work.plain, _base_array(row, work))._replace(digest=digest)
+        importance = None if work.importance is None else work.importance.of(label(row.file, row.name))
+        return code(array, row, work.plain, _base_array(row, work), importance)._replace(digest=digest)
 
 
 def _base_array(row: Row, work: _Work) -> np.ndarray | None:

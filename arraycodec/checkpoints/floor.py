@@ -9,7 +9,8 @@ two axes is one row.
 Entropies are estimated from counts with Miller and Madow's correction, (symbols seen - 1) / (2 ln 2) bits for each
 context. A context with fewer than 4 elements for each symbol that it holds says too little about its symbols: there
 they cost what they cost over the whole tensor. No tables are counted. So a coder stays above the lowest of the four,
-but for what none of them sees: repeats, equal tensors, a base.
+but for what none of them sees: repeats, equal tensors, a base. Tensors in a lossy codec are passed over: they are
+stored as codes, and entropies of the words these decode to say nothing about codes.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import numpy as np
 from arraycodec.checkpoints.decompress import opened_with
 from arraycodec.checkpoints.pipeline import MIN_BUDGET, Done, Progress, ordered, using
 from arraycodec.checkpoints.tree import located, scan, tensors
+from arraycodec.containers.lazy import LazyTensor
 from arraycodec.primitives.entropy.candidates import FLOAT_BITS
 from arraycodec.primitives.jit import inlined, kernel
 from arraycodec.primitives.memory import bits
@@ -54,6 +56,11 @@ class Floor:
         return math.prod(self.shape)
 
     @property
+    def decoded(self) -> int:
+        """The bytes of the tensor decoded."""
+        return ArraySpec(self.shape, self.dtype).nbytes
+
+    @property
     def lowest(self) -> float:
         """The lowest of the entropies."""
         return min(getattr(self, name) for name in CONTEXTS)
@@ -76,13 +83,17 @@ def floors(
     jobs: int | None = None,
     progress: Progress | None = None,
 ) -> tuple[Floor, ...]:
-    """The floor of every tensor that has elements; all of the checkpoint is read and decoded.
+    """The floor of every tensor that has elements and is plain or lossless; all of these are read and decoded.
 
     >>> [floor.gap for floor in floors("model.lossless.safetensors")]  # doctest: +SKIP
     """
     tree, found = scan(path), []
+
+    def meant(tensor: LazyTensor) -> bool:
+        return bool(tensor.spec.size) and (tensor.codec is None or tensor.codec.lossless)
+
     with opened_with(tree, base) as files, using(jobs) as threads:
-        mine = {name: (file, tensor) for name, (file, tensor) in tensors(files).items() if tensor.spec.size}
+        mine = {name: (file, tensor) for name, (file, tensor) in tensors(files).items() if meant(tensor)}
         cost = {name: tensor.spec.nbytes for name, (_, tensor) in mine.items()}
         done = Done(sum(cost.values()), progress)
 

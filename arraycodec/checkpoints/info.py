@@ -37,7 +37,7 @@ class Info:
     path: str
     files: tuple[File, ...]
     rows: tuple[Row, ...]
-    floors: tuple[Floor, ...] | None = None  # where they were asked for
+    floors: tuple[Floor, ...] | None = None  # where they were asked for; of what is plain or lossless
     notes: tuple[str, ...] = ()  # why weights are seen as the tensors they are stored as
 
     @property
@@ -131,8 +131,9 @@ def info(
 
     Weights of other programs' formats are one row each, with the codec that they are in.
 
-    floor   read and decode every stored tensor too, and find how few bits they could take by their entropies: see
-            `arraycodec.checkpoints.floor`. `base`, `jobs` and `progress` are for this; `base` is what deltas are to.
+    floor   read and decode every stored tensor too that is plain or lossless, and find how few bits they could take by
+            their entropies: see `arraycodec.checkpoints.floor`. `base`, `jobs` and `progress` are for this;
+            `base` is what deltas are to.
     config  a quantization_config, or its file, where the folder does not hold it.
 
     >>> info("model.nf4.safetensors").schemes  # doctest: +SKIP

@@ -24,10 +24,19 @@ class Difference:
 
     def to_json(self) -> dict[str, Any]:
         """Its fields, with None for what is infinite: JSON has no such number."""
-        return {k: v if not isinstance(v, float) or math.isfinite(v) else None for k, v in asdict(self).items()}
+        return {name: finite(value) for name, value in asdict(self).items()}
 
 
 EXACT = Difference(True, 0, 0.0, 0.0, 0.0, math.inf)
+
+
+def finite(value: Any) -> Any:
+    """The value, but None for a float that is infinite or NaN: JSON has no such number.
+
+    >>> finite(1.5), finite(math.inf), finite(3)
+    (1.5, None, 3)
+    """
+    return value if not isinstance(value, float) or math.isfinite(value) else None
 
 
 def compare(a: np.ndarray, b: np.ndarray) -> Difference:

@@ -117,9 +117,14 @@ class Policy:
 
 def accepted(codec: Codec) -> tuple[str, ...]:
     """The dtypes that a codec encodes; those of a `Then` are its outermost codec's."""
+    return outermost(codec).dtypes
+
+
+def outermost(codec: Codec) -> Codec:
+    """The codec itself, or that which a `Then` gives the array to."""
     while isinstance(codec, Then):
         codec = codec.outer
-    return codec.dtypes
+    return codec
 
 
 def closest(text: str, names: list[str], count: int = 3) -> list[str]:

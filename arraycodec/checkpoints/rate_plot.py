@@ -25,7 +25,7 @@ OFFSETS = [(x * d, y * d) for d in (0.6, 1, 1.5, 2.2, 3, 4, 5, 6.5) for x, y in
            ((1, 0), (-1, 0), (0.8, 0.8), (0.8, -0.8), (-0.8, 0.8), (-0.8, -0.8), (0, 1), (0, -1),
             (1, 0.4), (1, -0.4), (-1, 0.4), (-1, -0.4))]  # fmt: skip
 STEP = 11  # points that an offset of 1 is
-BESIDE, NEAR = 1.3, 1.7  # offsets of labels in the first view, and of those that need no line to their points
+BESIDE, NEAR = 1.8, 0.9  # offsets of labels in the first view, and of those that need no line to their points
 
 Place = tuple[float, float]
 

@@ -17,7 +17,7 @@ from arraycodec.checkpoints.bench import matrices, takes
 from arraycodec.checkpoints.bench_case import combined
 from arraycodec.checkpoints.demo import SAMPLE
 from arraycodec.checkpoints.machine import machine
-from arraycodec.checkpoints.measure import compare
+from arraycodec.checkpoints.measure import compare, finite
 from arraycodec.checkpoints.policy import FLOATS
 from arraycodec.errors import ArgumentError
 
@@ -45,7 +45,7 @@ class Rate:
     def to_json(self) -> dict[str, Any]:
         """Its fields and the distance to the bound, with None for what is infinite: JSON has no such number."""
         data = asdict(self) | {"below_bound_db": self.below_bound}
-        return {k: v if not isinstance(v, float) or math.isfinite(v) else None for k, v in data.items()}
+        return {name: finite(value) for name, value in data.items()}
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Rates:
 
     machine: dict[str, str | int]
     command: str  # that measures the same again
-    source: str  # the checkpoint's name
+    source: str  # what the checkpoint is called: its name, for `model.safetensors` after that of its folder
     matrices: int
     elements: int
     dtypes: tuple[str, ...]  # of the matrices
@@ -101,7 +101,7 @@ def rates(
         raise ArgumentError(f"bench: nothing to measure: {'; '.join(notes)}")
     dtypes = tuple(dict.fromkeys(array.dtype.name for array in arrays))
     points.sort(key=lambda rate: (rate.bits, -rate.snr_db, rate.scheme))
-    return Rates(machine(), _command(file, schemes), source.name, len(arrays), sum(array.size for array in arrays),
+    return Rates(machine(), _command(file, schemes), _called(source), len(arrays), sum(array.size for array in arrays),
                  dtypes, tuple(points), tuple(notes))  # fmt: skip
 
 
@@ -128,6 +128,11 @@ def frontier(rates: Iterable[Rate]) -> list[Rate]:
         if not best or rate.snr_db > best[-1].snr_db:
             best.append(rate)
     return best
+
+
+def _called(source: Path) -> str:
+    path = source.absolute()  # of "." too
+    return "/".join(path.parts[-2:]) if path.name.startswith("model.safetensors") else path.name
 
 
 def _command(file: str | os.PathLike[str] | None, schemes: Sequence[str] | None) -> str:

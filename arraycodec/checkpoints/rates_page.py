@@ -14,7 +14,7 @@ from arraycodec.checkpoints.rate_plot import INK, draw_rates
 from arraycodec.checkpoints.rates import DB_PER_BIT, Rate, Rates, frontier
 
 PAGE, PICTURE = "rate_distortion.md", "rate_distortion.png"
-TEXT = """# Rate and distortion
+TEXT = """# Rate and distortion of {source}
 
 <!-- Written by `{command}`. -->
 
@@ -61,8 +61,9 @@ def page(found: Rates) -> str:
         f"{', '.join(found.dtypes)}."
     )
     notes = f"\nNot measured: {'; '.join(found.notes)}.\n" if found.notes else ""
-    return TEXT.format(command=found.command, weights=_filled(weights), picture=PICTURE, step=DB_PER_BIT,
-                       table=table(found.rates), notes=_filled(notes) if notes else "").rstrip("\n") + "\n"  # fmt: skip
+    return TEXT.format(source=found.source, command=found.command, weights=_filled(weights), picture=PICTURE,
+                       step=DB_PER_BIT, table=table(found.rates),
+                       notes=_filled(notes) if notes else "").rstrip("\n") + "\n"  # fmt: skip
 
 
 def table(rates: Iterable[Rate]) -> str:

@@ -141,9 +141,9 @@ def codec_label(codec: Codec | None) -> str | None:
     A scheme with some of its planes coded losslessly is called as the one with all of them; of a tied tensor and of a
     delta the codec's name says it all.
 
-    >>> from arraycodec import Codebook, Tied
-    >>> codec_label(Codebook("nf4")), codec_label(Tied("embed.weight"))
-    ('nf4', 'tied')
+    >>> from arraycodec import DQ, Codebook, Tied
+    >>> codec_label(Codebook("nf4")), codec_label(Tied("embed.weight")), codec_label(DQ(snr=30))
+    ('nf4', 'tied', 'DQ(bits=None, snr=30.0, step=None)')
     """
     schemes = {value: name for name, value in reversed(registry.SCHEMES.items())}  # of two names the first
     if codec is None or codec in schemes:
@@ -152,15 +152,17 @@ def codec_label(codec: Codec | None) -> str | None:
         parts = {part for _, part in codec.parts}
         if len(parts) == 1 and (part := parts.pop()).lossless and part in schemes:
             return f"{codec_label(codec.outer)}+{schemes[part]}"
-    return codec.name if codec.inputs else repr(codec)
+    return codec.name if "base" in codec.inputs else repr(codec)
 
 
 def short_label(codec: Codec | None) -> str:
     """The same for tables: "plain", a scheme's name, or the codec's name with the parameters that say what it costs.
 
-    >>> from arraycodec import Linear
+    >>> from arraycodec import DQ, TCQ, Linear
     >>> short_label(Linear(3, block_size=(1, 64), flavour="compressed-tensors", arithmetic="eager"))
     'linear(bits=3, block_size=(1, 64))'
+    >>> short_label(TCQ(4, outliers=0.0)), short_label(DQ(snr=30))
+    ('tcq(bits=4, outliers=0.0)', 'dq(snr=30.0)')
     """
     label = codec_label(codec)
     if codec is None or label is None or "(" not in label:
@@ -169,5 +171,7 @@ def short_label(codec: Codec | None) -> str:
         parts = ", ".join(f"{plane}={short_label(part)}" for plane, part in codec.parts)
         return f"{short_label(codec.outer)} with {parts}"
     kept = [field for field in fields(codec) if field.name not in ("flavour", "arithmetic")]
-    told = [(f.name, value) for i, f in enumerate(kept) if (value := getattr(codec, f.name)) != f.default or not i]
+    values = {field: getattr(codec, field.name) for field in kept}
+    first = next((field for field, value in values.items() if value is not None), None)
+    told = [(field.name, value) for field, value in values.items() if value != field.default or field is first]
     return f"{codec.name}({', '.join(f'{name}={value!r}' for name, value in told)})"

@@ -65,7 +65,10 @@ def compress(
     scheme: Annotated[
         str | None,
         typer.Option(
-            "--scheme", "-s", help="`arraycodec list` shows all; nf4 if neither it nor a mode nor a base is given."
+            "--scheme",
+            "-s",
+            help="A scheme, or a codec's name for its default parameters: `arraycodec list` shows all. nf4 if neither "
+            "it nor a mode nor a base is given.",
         ),
     ] = None,
     mode: Annotated[
@@ -88,6 +91,14 @@ def compress(
         list[str] | None,
         typer.Option(metavar="GLOB", help="Leave such names plain; of two that match the longer wins."),
     ] = None,
+    importance: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="For schemes of lut, pqr and tcq: how much errors in each column count, a float32 vector for each of "
+            "some tensors, by their names, in a .safetensors file.",
+        ),
+    ] = None,
     jobs: Jobs = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Show decisions and sizes; write nothing.")] = False,
     every: Every = False,
@@ -109,8 +120,8 @@ def compress(
     dst = output or default_target(src, request(scheme, lossless, base is not None).label)
     with render.progress("compressing", not (quiet or as_json)) as progress:
         report = compress(
-            src, dst, scheme, mode=lossless, base=base, include=include or (), exclude=exclude or (), jobs=jobs,
-            dry_run=dry_run, overwrite=force, progress=progress,
+            src, dst, scheme, mode=lossless, base=base, include=include or (), exclude=exclude or (),
+            importance=importance, jobs=jobs, dry_run=dry_run, overwrite=force, progress=progress,
         )  # fmt: skip
     if as_json:
         render.emit_json(report.to_json())
@@ -160,7 +171,11 @@ app.command(epilog="Example: arraycodec convert llama llama-w4a16 --to compresse
 def info(
     path: Annotated[Path, typer.Argument(metavar="PATH", help="A file or folder of any format.")],
     floor: Annotated[
-        bool, typer.Option("--floor", help="Read all of it, and show entropies beside the bits that are stored.")
+        bool,
+        typer.Option(
+            "--floor",
+            help="Read all of it, and show entropies beside the bits that are stored, of what is plain or lossless.",
+        ),
     ] = False,
     config: Config = None,
     base: Base = None,

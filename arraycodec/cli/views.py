@@ -126,13 +126,17 @@ def floors(found: Info, every: bool = False) -> None:
     for name, group in groups:
         rows.add_row(cell(name), cell(times(len(group))), cell(group[0].dtype), cell(dimensions(group[0].shape)),
                      *_figures(group))  # fmt: skip
-    rows.show(out)
     if all_of_them:
+        rows.show(out)
         elements = sum(row.elements for row in all_of_them)
         mean = {name: sum(getattr(row, name) * row.elements for row in all_of_them) / elements for name in MEANS}
-        decoded = 8 * sum(row.before for row in found.rows) / elements
+        decoded = 8 * sum(row.decoded for row in all_of_them) / elements
         told = ", ".join(f"{name} {value:.3f} ({value / decoded:.4f})" for name, value in mean.items())
         out.print(cell(found.path, "bold"), cell(f"  bits per weight (of the decoded bytes): {told}"), soft_wrap=True)
+    native = {file.name for file in found.files if file.format == NATIVE}
+    if lossy := sum(bool(row.codec) and not row.codec.lossless for row in found.rows if row.file in native):
+        told = f"note: without {lossy} lossy tensors: entropies of what they decode to say nothing about their codes"
+        out.print(cell(told, "yellow"), soft_wrap=True)
 
 
 PROBLEMS = 10  # that `verify` prints unless asked for every tensor

@@ -106,7 +106,8 @@ class DQ(Codec):
         limits = {"bits": (1, 12), "snr": (0, 120), "step": (2.0**-90, 2.0**120)}
         given = [name for name in limits if getattr(self, name) is not None]
         if len(given) > 1:
-            raise self.fail(given[1], f"None with {given[0]}", getattr(self, given[1]))
+            got = ", ".join(f"{name}={getattr(self, name)!r}" for name in given)
+            raise ArgumentError(f"dq: give one of bits, snr, step, got {got}")
         name, value = given[0], getattr(self, given[0])
         low, high = limits[name]
         number = isinstance(value, int | float) and not isinstance(value, bool)

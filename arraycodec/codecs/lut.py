@@ -58,8 +58,9 @@ class Lut(Codec):
                 along rows, 64 consecutive elements, (128, 128) square blocks, None the whole array.
     scope       what shares a book: "tensor", the whole array; "row", each row (of the last axis); or an integer, so
                 many consecutive elements of the flattened array.
-    training    "lloyd", k-means by Lloyd's iteration; or "optimum", the least squared error that any levels can have,
-                by dynamic programming, which for 256 levels takes a second where the other takes a millisecond.
+    training    "lloyd", k-means by Lloyd's iteration, from whose end all cuts between levels are moved together; or
+                "optimum", the least squared error that any levels can have, by dynamic programming, which for 256
+                levels takes a second where the other takes a millisecond.
 
     Arrays are float32, bfloat16 or float16 of any shape. Planes: `codes` uint8, packed; `scales` bfloat16; `codebook`
     int16 (books, 2^bits), each book sorted. `given` may hold scales, a codebook, and `importance`: float32 (columns,),
@@ -151,7 +152,7 @@ class Lut(Codec):
         if "codebook" not in given and self.scope == "tensor":
             quantise_pieces(grid.size, count)
             total = sum(counts.values(), np.zeros(BINS, np.int64))
-            books[0] = (kmeans.optimum if exact else kmeans.lloyd)(total, self.levels)
+            books[0] = (kmeans.optimum if exact else kmeans.settled)(total, self.levels)
         elif "codebook" not in given:
             split(train, len(books), spec.size)
         table = kmeans.nearest(books[0]) if self.scope == "tensor" else np.zeros(0, np.uint8)
@@ -204,7 +205,8 @@ class Lut(Codec):
         return out.reshape(-1)[start - elements.start : stop - elements.start]
 
     def check(self, planes: Planes, spec: ArraySpec) -> None:
-        self._check_books(planes["codebook"], CorruptError)
+        if "codebook" in planes:  # it may have a codec of its own
+            self._check_books(planes["codebook"], CorruptError)
 
     def _check_books(self, books: np.ndarray, error: type[Exception]) -> None:
         """Levels are sorted, and none is below -32767."""

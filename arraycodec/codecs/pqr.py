@@ -99,7 +99,7 @@ class PQR(Codec):
             raise self.fail("stages", f"a tuple of widths, each an integer from 1 to {LARGEST_STAGE}", self.stages)
         if sum(widths) > LARGEST_CODE:
             raise self.fail("stages", f"of at most {LARGEST_CODE} bits together", self.stages)
-        if isinstance(self.dim, bool) or self.dim not in DIMS:
+        if not is_positive(self.dim) or self.dim not in DIMS:
             raise self.fail("dim", "1, 2, 4 or 8", self.dim)
         whole = is_positive(self.scope) and isinstance(self.scope, int) and self.scope % self.dim == 0
         if self.scope not in ("tensor", "row") and not whole:
@@ -259,7 +259,7 @@ class PQR(Codec):
         return np.isnan(scales if self.scaled else scales[..., 0, 0])
 
     def check(self, planes: Planes, spec: ArraySpec) -> None:
-        if self.gain and (largest := int(np.max(planes["gains"], initial=0))) > FINE:
+        if "gains" in planes and (largest := int(np.max(planes["gains"], initial=0))) > FINE:
             raise CorruptError(f"pqr: gains must be from 0 to {FINE}, got {largest}")
 
 

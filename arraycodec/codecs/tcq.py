@@ -56,7 +56,8 @@ class TCQ(Codec):
     block_size  the tiles that share a scale (see `arraycodec.primitives.grid`): (1, None) per row, (1, 128) groups
                 along rows, 64 consecutive elements, None the whole array.
     outliers    the fraction of elements, 0.0 to 0.125, that is stored besides, the largest ones, in 48 bits each. The
-                default, 0.024 bits a weight, pays from 2 bits on; 0.001 is better where a layer is at its worst.
+                default, 0.024 bits a weight, pays from 2 bits on; 0.001 is better where a layer is at its worst. 0.0
+                can spoil a row, whose scale is its outlier's.
     rotate      0, 4, 16, 64 or 256: rotate as many neighbours by a Hadamard matrix first, so that outliers are shared.
                 Tiles must be whole rows, or a multiple of it wide.
 
@@ -88,14 +89,14 @@ class TCQ(Codec):
     def __post_init__(self) -> None:
         if isinstance(self.bits, bool) or not isinstance(self.bits, int) or not 1 <= self.bits <= 8:
             raise self.fail("bits", "an integer from 1 to 8", self.bits)
-        if isinstance(self.states, bool) or self.states not in MASKS:
+        if not isinstance(self.states, int) or self.states not in MASKS:
             raise self.fail("states", "8, 64 or 256", self.states)
         check_block_size("tcq", self.block_size)
         number = isinstance(self.outliers, (int, float)) and not isinstance(self.outliers, bool)
         if not number or not 0 <= self.outliers <= MAX_OUTLIERS:
             raise self.fail("outliers", f"a number from 0.0 to {MAX_OUTLIERS}", self.outliers)
         object.__setattr__(self, "outliers", float(self.outliers) + 0.0)
-        if isinstance(self.rotate, bool) or self.rotate not in SIZES:
+        if isinstance(self.rotate, bool) or not isinstance(self.rotate, int) or self.rotate not in SIZES:
             raise self.fail("rotate", f"one of {', '.join(map(str, SIZES))}", self.rotate)
         width = self.block_size[1] if isinstance(self.block_size, tuple) else self.block_size
         if self.rotate and width is not None and width % self.rotate:
@@ -220,8 +221,10 @@ class TCQ(Codec):
         return out.reshape(-1)[start - elements.start : stop - elements.start]
 
     def check(self, planes: Planes, spec: ArraySpec) -> None:
-        self._check_levels(planes["codebook"], CorruptError)
-        if self.outliers:
+        """The levels and positions; what has a codec of its own is not among the planes, and not looked at."""
+        if "codebook" in planes:
+            self._check_levels(planes["codebook"], CorruptError)
+        if "outlier_positions" in planes:
             check_positions(self.name, planes["outlier_positions"], spec.size)
 
     def _check_levels(self, levels: np.ndarray, error: type[Exception]) -> None:

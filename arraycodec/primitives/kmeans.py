@@ -3,6 +3,7 @@
 Training is done here and nowhere else. All sums are integers, so their order does not matter, nor do threads.
     lloyd     alternates between cells and their means, from a start of equal mass of the cube root of the density, and
               where that settles, cuts costly cells and joins cheap ones: close to the optimum;
+    settled   goes on from there, moving all cuts between cells together: closer, and hardly slower;
     optimum   finds the best of all sets of integer levels by dynamic programming;
     near      does so among few places for cuts, and then closer and closer around these: almost the optimum.
 All give sorted levels; where there are fewer numbers than levels, these are the numbers, and the last is repeated.
@@ -17,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from arraycodec.primitives.cells import BINS, CELLS, LOWEST, lloyd_levels, optimum_levels
-from arraycodec.primitives.cuts import near_levels
+from arraycodec.primitives.cuts import near_levels, settle_levels
 from arraycodec.primitives.jit import inlined, kernel
 from arraycodec.primitives.threads import split
 
@@ -60,6 +61,21 @@ def lloyd(counts: np.ndarray, k: int, rounds: int = ROUNDS) -> Levels:
     values, mass, moment, square = _prefix(counts, dense=occupied > 8 * CELLS)
     levels = np.empty(k, np.int16)
     lloyd_levels(values, mass, moment, square, rounds, levels)
+    return levels
+
+
+def settled(counts: np.ndarray, k: int, rounds: int = ROUNDS) -> Levels:
+    """Sorted levels int16[k] of a histogram, by Lloyd's iteration and then from its cuts: never worse than `lloyd`.
+
+    >>> counts = np.zeros(65536, np.int64)
+    >>> counts[[32768, 32769, 32868, 32870]] = 1, 3, 1, 1
+    >>> settled(counts, 2).tolist()
+    [1, 101]
+    """
+    levels = lloyd(counts, k, rounds)
+    if np.count_nonzero(counts) > k:
+        values, mass, moment, _ = _prefix(counts, dense=False)
+        settle_levels(values, mass, moment, levels)
     return levels
 
 
@@ -177,7 +193,7 @@ def key_of(value, weight):
 def train_keys(keys, exact, rounds, levels):
     """The levels of a few numbers, a row or block of an array, given as `key_of` them; `keys` are sorted in place.
 
-    exact   the optimum; else Lloyd's iteration for so many rounds.
+    exact   the optimum; else Lloyd's iteration for so many rounds, and on from its cuts, as `settled`.
     """
     values, sums = np.empty_like(keys), np.empty((3, keys.size + 1), np.int64)
     found = prefix_keys(keys, values, sums)
@@ -186,6 +202,7 @@ def train_keys(keys, exact, rounds, levels):
         optimum_levels(values[:found], mass, moment, square, levels)
     else:
         lloyd_levels(values[:found], mass, moment, square, rounds, levels)
+        settle_levels(values[:found], mass, moment, levels)
 
 
 @kernel

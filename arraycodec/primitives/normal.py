@@ -64,7 +64,7 @@ def normalise(source: np.ndarray, kind: int, grid: Grid, scales: np.ndarray) -> 
 
 
 def integer_weights(codec: str, importance: np.ndarray | None, columns: int) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """The importance of columns as integers from 0 to 4095, the largest; one weight 1 without it, and for one column.
+    """The importance of columns as integers up to 4095, the largest; one weight 1 without it and where all are equal.
 
     importance   float32 (columns,), finite and not negative, and not all 0; else ArgumentError.
 
@@ -78,10 +78,9 @@ def integer_weights(codec: str, importance: np.ndarray | None, columns: int) -> 
         raise ArgumentError(f"{codec}: importance must be float32[{columns}], got {found.dtype}{list(found.shape)}")
     if columns and not (np.isfinite(found).all() and (found >= 0).all() and found.any()):
         raise ArgumentError(f"{codec}: importance must be finite, not negative, and not all 0")
-    if columns < 2:
-        return np.ones(1, np.int64)
     exact = found.astype(np.float64)
-    return np.rint(exact * MAX_IMPORTANCE / exact.max()).astype(np.int64)
+    weights = np.rint(exact * MAX_IMPORTANCE / exact.max(initial=0)).astype(np.int64)
+    return weights if weights.min(initial=MAX_IMPORTANCE) < MAX_IMPORTANCE else np.ones(1, np.int64)
 
 
 def sizes_of(scales: np.ndarray) -> np.ndarray[Any, np.dtype[np.float32]]:

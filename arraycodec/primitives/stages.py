@@ -91,8 +91,9 @@ def train_numbers(counts: np.ndarray, widths: tuple[int, ...], gain: bool) -> tu
         take_stage(kmeans.nearest(levels), levels, width, residual, index, code)
         if gain and m == 0:
             squares, mass = np.zeros(gains.size, np.int64), np.zeros(gains.size, np.int64)
-            np.add.at(squares, index, counts * residual * residual)
-            np.add.at(mass, index, counts)
+            fewer = counts >> max(int(counts.sum()).bit_length() - kmeans.MAX_MASS.bit_length(), 0)  # so that sums fit
+            np.add.at(squares, index, fewer * residual * residual)
+            np.add.at(mass, index, fewer)
             gains = gains_of(squares, mass)
             residual <<= FINE - gains[index].astype(np.int32)
         residual = residual.clip(-HIGHEST, HIGHEST)

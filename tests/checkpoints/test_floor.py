@@ -108,6 +108,12 @@ def test_of_a_checkpoint(tmp_path):
     json.dumps(found.to_json(), allow_nan=False)
 
 
+def test_codes_of_lossy_tensors_have_no_floor(tmp_path):
+    src = write(tmp_path / "s.safetensors", {"big": normal(256, 256), "bias": normal(64), "ids": np.arange(64)})
+    ac.compress(src, tmp_path / "p.safetensors", "nf4")
+    assert {floor.name for floor in floors(tmp_path / "p.safetensors")} == {"bias", "ids"}
+
+
 def test_of_a_folder_with_packed_bits(tmp_path):
     from tests.checkpoints.support import write_raw
 

@@ -52,6 +52,12 @@ def test_what_is_not_measured_is_told(tmp_path, monkeypatch):
         rates(file, ["lut4"])
 
 
+def test_what_a_checkpoint_is_called(tmp_path):
+    (tmp_path / "tiny").mkdir()
+    file = write(tmp_path / "tiny" / "model.safetensors", {"a": normal(64, 64)})
+    assert [rates(path, ["nf4"]).source for path in (file, file.parent)] == ["tiny/model.safetensors", "tiny"]
+
+
 def test_names_of_one_codec_are_one_measurement(tmp_path):
     said = []
     found = rates(write(tmp_path / "m.safetensors", model()), ["fp8", "float8_e4m3fn"], say=said.append)

@@ -181,7 +181,7 @@ def test_parameters() -> None:
     for name, value in wrong:
         with pytest.raises(ac.ArgumentError, match=f"dq: {name} must be a number from"):
             ac.DQ(**{name: value})
-    with pytest.raises(ac.ArgumentError, match="dq: snr must be None with bits, got 3"):
+    with pytest.raises(ac.ArgumentError, match="dq: give one of bits, snr, step, got bits=4, snr=3"):
         ac.DQ(bits=4, snr=3)
 
 

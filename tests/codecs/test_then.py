@@ -65,3 +65,18 @@ def test_given_planes_are_copied_in_c_order():
     scales[:], table[:] = 7, 7
     assert enc.planes["scales"].flags.c_contiguous and (enc.planes["scales"] == 0.5).all()
     assert user.planes["codebook"][-1] == 1
+
+
+@pytest.mark.parametrize(
+    "codec",
+    [
+        ac.codec("tcq4+lossless"),
+        ac.Then(ac.Lut(2), codebook=ac.Lossless()),
+        ac.Then(ac.PQR(gain=True), gains=ac.Lossless()),
+    ],
+    ids=str,
+)
+def test_a_plane_that_the_outer_codec_checks_may_have_a_codec_of_its_own(codec):
+    x = np.random.default_rng(3).standard_normal((8, 1024), np.float32)
+    read = ac.from_bytes(ac.to_bytes(ac.encode(x, codec)))
+    same_bits(ac.decode(read), ac.decode(ac.encode(x, codec.outer)), "decoded")

@@ -105,6 +105,8 @@ def test_importance_is_a_share_of_the_largest() -> None:
     assert integer_weights("lut", np.array([3e38, 0, 1e38], np.float32), 3).tolist() == [4095, 0, 1365]
     assert integer_weights("lut", np.array([1, 1e-6], np.float32), 2).tolist() == [4095, 0]
     assert integer_weights("lut", np.zeros(0, np.float32), 0).tolist() == [1]
+    assert integer_weights("lut", np.array([3], np.float32), 1).tolist() == [1]
+    assert integer_weights("lut", np.full(5, 1e-40, np.float32), 5).tolist() == [1]  # as without any
 
 
 @pytest.mark.parametrize(

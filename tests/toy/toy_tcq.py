@@ -124,7 +124,7 @@ def weights_of(given: Planes, array: np.ndarray) -> np.ndarray:
         return np.ones(array.size, np.int64)
     importance = given["importance"].astype(np.float64)
     weights = np.rint(importance * 4095 / importance.max()).astype(np.int64)
-    return np.resize(weights, array.size)
+    return np.resize(weights if weights.min() < 4095 else 1, array.size)
 
 
 def outliers(codec: Any, array: np.ndarray, x: np.ndarray, specs: dict[str, ArraySpec], planes: Planes) -> None:

@@ -12,7 +12,7 @@ torch.Size([8, 4096])
 from __future__ import annotations
 
 from arraycodec_torch.nn.bitsandbytes import to_bitsandbytes_state_dict
-from arraycodec_torch.nn.calibration import calibrate
+from arraycodec_torch.nn.calibration import calibrate, importance
 from arraycodec_torch.nn.compressed_tensors import to_compressed_tensors
 from arraycodec_torch.nn.functional import linear, linear_int8
 from arraycodec_torch.nn.model import quantize_model
@@ -24,6 +24,7 @@ __all__ = [
     "Linear8bitLt",
     "QuantizedLinear",
     "calibrate",
+    "importance",
     "linear",
     "linear_int8",
     "quantize_model",

@@ -1,4 +1,4 @@
-"""`calibrate`: scales of activations and of KV caches, from the extremes that a model's modules see in batches."""
+"""`calibrate` and `importance`: scales of activations and of caches, and weights of columns, by running a model."""
 
 from __future__ import annotations
 
@@ -72,19 +72,79 @@ def calibrate(
         return {}
     if not observers:
         raise ArgumentError("calibrate: no module has activations with scales of their own: there is nothing to find")
+    _run("calibrate", model, batches, ((observer.module, observer.hook) for observer in observers.values()))
+    if missed := [name for name, observer in observers.items() if observer.low is None]:
+        warnings.warn(f"calibrate: no batch reached {', '.join(missed)}: they have no scales", stacklevel=2)
+    return {key: value for name, observer in observers.items() for key, value in observer.scales(name)}
+
+
+def importance(
+    model: nn.Module, batches: Iterable[Any], *, ignore: Iterable[str] = ("lm_head",)
+) -> dict[str, torch.Tensor]:
+    """Run a model over batches and return how much each column of its nn.Linear weights matters, for `ac.compress`.
+
+    That is the mean square of what a layer multiplies the column with: an error there counts as much in its output.
+
+    model    as for `calibrate`, in evaluation mode, without gradients and afterwards as it was.
+    batches  as for `calibrate`, best without padding, which would count too. A few thousand rows do; one batch at a
+             time is held, and a float64 number for each column is kept.
+    ignore   the modules that are left out, by name or "re:EXPRESSION".
+
+    Gives name -> float32 (columns,) on the weight's device, by the first name of each weight, which checkpoints have;
+    modules that share one add up. A warning names weights that no batch has reached, or only with zeros: they are left
+    out. ArgumentError where there is no nn.Linear or no batch; NonFiniteError for infinite inputs and NaN.
+
+    >>> import torch
+    >>> model = torch.nn.Sequential(torch.nn.Linear(2, 4))
+    >>> importance(model, (torch.tensor([[1.0, float(i)]]) for i in range(3)))
+    {'0.weight': tensor([1.0000, 1.6667])}
+    """
+    ignored = tuple(ignore)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    layers: dict[nn.Module, str] = {
+        module: names[id(module.weight)]
+        for path, module in model.named_modules(remove_duplicate=False)
+        if isinstance(module, nn.Linear)
+        and id(module.weight) in names  # which a parametrised weight is not
+        and not any(matches(entry, path) for entry in ignored)
+    }
+    if not layers:
+        raise ArgumentError("importance: the model has no nn.Linear that is not ignored")
+    sums: dict[str, torch.Tensor] = {}
+    rows = dict.fromkeys(layers.values(), 0)
+
+    def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        value = args[0] if args else kwargs["input"]
+        if not value.numel():
+            return
+        squares = value.detach().reshape(-1, value.shape[-1]).double().square().sum(0)
+        name = layers[module]
+        sums[name] = sums[name] + squares if name in sums else squares
+        rows[name] += value.numel() // value.shape[-1]
+
+    _run("importance", model, batches, ((module, hook) for module in layers))
+    if infinite := [name for name, total in sums.items() if not torch.isfinite(total).all()]:
+        raise NonFiniteError(f"importance: the inputs of {', '.join(infinite)} hold infinite numbers or NaN")
+    found = {name: (sums[name] / count).float() for name, count in rows.items() if count}
+    if missed := [name for name in rows if name not in found or not found[name].any()]:
+        warnings.warn(f"importance: no batch reached {', '.join(missed)}, or only with zeros", stacklevel=2)
+    return {name: vector for name, vector in found.items() if name not in missed}
+
+
+def _run(
+    caller: str, model: nn.Module, batches: Iterable[Any], hooks: Iterable[tuple[nn.Module, Callable[..., None]]]
+) -> None:
+    """Call the model with every batch, in evaluation mode, without gradients, with a hook on each of these modules."""
     with ExitStack() as stack:
         stack.enter_context(_evaluating(model))
         stack.enter_context(torch.no_grad())
-        for observer in observers.values():
-            stack.callback(observer.module.register_forward_hook(observer.hook, with_kwargs=True).remove)
+        for module, hook in hooks:
+            stack.callback(module.register_forward_hook(hook, with_kwargs=True).remove)
         count = 0
         for count, batch in enumerate(batches, 1):  # noqa: B007
             _call(model, batch)
     if count == 0:
-        raise ArgumentError("calibrate: batches must hold at least one batch")
-    if missed := [name for name, observer in observers.items() if observer.low is None]:
-        warnings.warn(f"calibrate: no batch reached {', '.join(missed)}: they have no scales", stacklevel=2)
-    return {key: value for name, observer in observers.items() for key, value in observer.scales(name)}
+        raise ArgumentError(f"{caller}: batches must hold at least one batch")
 
 
 def _has_static(config: Quantization) -> bool:
