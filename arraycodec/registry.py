@@ -144,7 +144,12 @@ def losslessly(outer: Codec, part: Codec) -> Then:
         innermost = innermost.outer
     planes = outer.planes(ArraySpec(TYPICAL, innermost.dtypes[0]))
     large = {name: plane for name, plane in planes.items() if plane.fixed and plane.nbytes >= MIN_PLANE}
-    return Then(outer, tuple((name, part) for name, plane in large.items() if _takes(part, plane)))
+    parts = tuple((name, part) for name, plane in large.items() if _takes(part, plane))
+    if not parts:
+        raise ArgumentError(
+            f"codec: {outer} has no planes for {part}: those that grow with the array are coded already"
+        )
+    return Then(outer, parts)
 
 
 def _takes(part: Codec, plane: ArraySpec) -> bool:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from arraycodec.errors import ArgumentError
-from arraycodec.primitives.blockwise import Extremes, encode_tiles, quantise_pieces, segments
+from arraycodec.primitives.blockwise import Extremes, encode_tiles, segments
 from arraycodec.primitives.floats import BFLOAT16, INFINITY, MIN_SCALE, NAN
 from arraycodec.primitives.grid import BlockSize, Grid, scales_shape
 from arraycodec.primitives.jit import inlined, kernel
@@ -47,20 +47,6 @@ def find_scales(source: np.ndarray, kind: int, grid: Grid, scales: np.ndarray) -
         scales_of(extremes, kind, scales[first:last])
 
     encode_tiles(source, kind, grid, rule, lambda start, stop: None, signed=False)
-
-
-def normalise(source: np.ndarray, kind: int, grid: Grid, scales: np.ndarray) -> np.ndarray[Any, np.dtype[np.int16]]:
-    """The integers of all elements, flat; `source` and `scales` are flat unsigned integers, see `memory.bits`.
-
-    Two bytes an element: where they are needed once, `normalise_range` makes those of a piece at a time.
-    """
-    integers = np.empty(grid.size, np.int16)
-
-    def work(start: int, stop: int) -> None:
-        normalise_range(source, kind, grid, scales, integers[start:stop], start)
-
-    quantise_pieces(grid.size, work)
-    return integers
 
 
 def integer_weights(codec: str, importance: np.ndarray | None, columns: int) -> np.ndarray[Any, np.dtype[np.int64]]:

@@ -77,7 +77,7 @@ class Case:
     def host_encoded(self) -> bool:
         """Whether an implementation may leave encoding to the reference: what is lossless or trained, also as parts.
 
-        Not what is trained where the case gives the codebook.
+        Not what is trained where the case gives the codebook, unless it is rotated first, in float64.
         """
         return _on_host(self.codec, "codebook" not in self.given)
 
@@ -85,7 +85,7 @@ class Case:
 def _on_host(codec: Codec, training: bool) -> bool:
     if isinstance(codec, Then):
         return _on_host(codec.outer, training) or any(_on_host(part, True) for _, part in codec.parts)
-    return codec.lossless or (codec.trained and training)
+    return codec.lossless or (codec.trained and (training or bool(getattr(codec, "rotate", 0))))
 
 
 def _short(codec: Codec) -> str:

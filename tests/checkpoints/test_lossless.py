@@ -143,6 +143,7 @@ def test_what_was_asked_for():
         ((None, "inference", True), "a base goes with lossless coding in mode balanced or storage"),
         (("nf4+lossles", None, False), "'lossles' of 'nf4\\+lossles' is not a lossless scheme, closest are lossless"),
         (("lossless+lossless", None, False), "is lossless itself"),
+        (("dq4+lossless", None, False), "has no planes for Lossless.*coded already"),
         (("nf5+lossless", None, False), "'nf5' is not known"),
     ],
 )

@@ -67,8 +67,8 @@ def test_bad_block_sizes_are_refused(bad: object) -> None:
     "codec",
     [
         ac.Linear(8, True, HUGE), ac.Linear(8, True, (HUGE, HUGE)), ac.Codebook("nf4", HUGE), ac.Lut(4, HUGE),
-        ac.Lut(4, None, scope=HUGE), ac.Minifloat("float8_e4m3fn", HUGE), ac.TCQ(block_size=HUGE), ac.PQR(block_size=HUGE),
-        ac.PQR((3, 2), scope=HUGE),
+        ac.Lut(4, None, scope=HUGE), ac.Minifloat("float8_e4m3fn", HUGE), ac.TCQ(block_size=HUGE),
+        ac.PQR(block_size=HUGE), ac.PQR((3, 2), scope=HUGE),
     ],
     ids=str,
 )  # fmt: skip

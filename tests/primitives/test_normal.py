@@ -9,7 +9,7 @@ import arraycodec as ac
 from arraycodec.primitives.floats import KINDS
 from arraycodec.primitives.grid import BlockSize, grid_of
 from arraycodec.primitives.memory import bits
-from arraycodec.primitives.normal import find_scales, integer_weights, normalise
+from arraycodec.primitives.normal import find_scales, integer_weights, normalise_range
 from arraycodec.primitives.threads import limited
 from arraycodec.spec import numpy_dtype, spec_of
 from arraycodec_conformance.compare import same_bits
@@ -27,7 +27,9 @@ def scales_of(x: np.ndarray, block_size: BlockSize = 1) -> np.ndarray:
 
 
 def integers_of(x: np.ndarray, scales: np.ndarray, block_size: BlockSize = 1) -> np.ndarray:
-    return normalise(bits(x), KINDS[x.dtype.name], grid_of(spec_of(x), block_size), bits(scales.astype(BFLOAT16)))
+    integers, grid = np.empty(x.size, np.int16), grid_of(spec_of(x), block_size)
+    normalise_range(bits(x), KINDS[x.dtype.name], grid, bits(scales.astype(BFLOAT16)), integers, 0)
+    return integers
 
 
 def test_a_scale_is_the_least_bfloat16_not_below_the_largest_magnitude() -> None:
