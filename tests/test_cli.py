@@ -396,8 +396,9 @@ def test_130_for_an_interrupt(src, tmp_path, monkeypatch):
 def test_130_for_a_real_ctrl_c(src, tmp_path, jobs):
     before = listing(tmp_path)
     script = textwrap.dedent("""
-        import time
+        import signal, time
         from arraycodec import api
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background jobs ignore
         encode = api.encode
         def slow(*args, **options):
             print("encoding", flush=True)

@@ -28,7 +28,7 @@ from arraycodec.primitives.blockwise import quantise_pieces, segments
 from arraycodec.primitives.floats import BFLOAT16, KINDS, NAN
 from arraycodec.primitives.grid import BlockSize, check_block_size, grid_of, scales_shape, surrounding
 from arraycodec.primitives.jit import kernel
-from arraycodec.primitives.memory import bits, empty, planes_of, writable_bits
+from arraycodec.primitives.memory import bits, empty, planes_of, read_only, writable_bits
 from arraycodec.primitives.normal import UNIT, find_scales, integer_weights, normal_scales, normalise_range
 from arraycodec.primitives.runs import buffers, multiplied_run, store_products
 from arraycodec.primitives.scales import RUN
@@ -214,9 +214,9 @@ class PQR(Codec):
     def _decode(self, planes: Planes, spec: ArraySpec, length: int, place: Place, out: np.ndarray) -> None:
         """Decode what may be a part of an array."""
         grid, target, kind = grid_of(spec, self.block_size), writable_bits(out), KINDS[spec.dtype]
-        codes, scales = bits(planes["codes"]), bits(planes["scales"]) if self.scaled else np.zeros(0, np.uint16)
+        codes, scales = bits(planes["codes"]), bits(planes["scales"] if self.scaled else np.zeros(0, np.uint16))
         entries, none = planes["codebook"].reshape(-1, self.entries * self.dim), np.zeros((0, 0))
-        integers = np.ascontiguousarray(entries) if self.scaled else none.astype(np.int16)
+        integers = read_only(np.ascontiguousarray(entries) if self.scaled else none.astype(np.int16))
         values = none.astype(np.float32) if self.scaled else without_subnormals(entries)
         gains = np.minimum(planes["gains"], FINE) if self.gain else np.zeros((len(entries), 0), np.uint8)
         layout = np.array([shifts(self.stages), self.stages, starts(self.stages)], np.int64)

@@ -32,13 +32,15 @@ def native(x: np.ndarray) -> np.ndarray:
 
 
 def bits(x: np.ndarray) -> np.ndarray[Any, np.dtype[np.unsignedinteger]]:
-    """The flattened elements of `x` as unsigned integers to be read; a view where `x` is contiguous and native.
+    """The flattened elements of `x` as unsigned integers to be read; a view where `x` is contiguous and native."""
+    return read_only(native(x).reshape(-1).view(f"u{x.dtype.itemsize}"))
 
-    It is read-only whatever `x` is, since Numba compiles a kernel again for arrays that are not.
-    """
-    found = native(x).reshape(-1).view(f"u{x.dtype.itemsize}")
-    found.flags.writeable = False
-    return found
+
+def read_only(x: np.ndarray) -> np.ndarray:
+    """A view of `x` that is read-only whatever `x` is: Numba compiles a kernel again for arrays that are not."""
+    view = x.view()
+    view.flags.writeable = False
+    return view
 
 
 def writable_bits(x: np.ndarray) -> np.ndarray[Any, np.dtype[np.unsignedinteger]]:

@@ -28,6 +28,7 @@ from arraycodec.primitives.entropy.costs import FRACTION, entropies, logarithms
 from arraycodec.primitives.entropy.fitting import GAP_BITS, ans_tables, folded, huffman_tables
 from arraycodec.primitives.entropy.layout import GAP
 from arraycodec.primitives.entropy.plan import ANS, FEWEST, FLOAT, HUFFMAN, NONE, PALETTE, PLAIN, Choice, Plan
+from arraycodec.primitives.memory import read_only
 from arraycodec.primitives.threads import split
 
 STREAM = 4096  # elements of a stream where speed counts
@@ -68,7 +69,7 @@ def choose(words: np.ndarray, dtype: str, shape: tuple[int, ...], mode: str, fie
     mode   "balanced", "storage" or "inference"
     field  the name of one of the dtype's fields (candidates.py); None: the one that takes the fewest bits
     """
-    bits = 8 * words.itemsize
+    words, bits = read_only(words), 8 * words.itemsize
     if words.size == 0:
         return plain(words)
     found = [(words.size * bits, plain(words))]
@@ -86,6 +87,7 @@ def choose_window(words: np.ndarray, low: int, shift: int, shape: tuple[int, ...
 
     Words at a distance of 256 << shift or more are patches.
     """
+    words = read_only(words)
     if words.size == 0:
         return plain(words)
     if len({int(word) for word in samples.extremes(words, words.dtype.type(0))}) == 1:

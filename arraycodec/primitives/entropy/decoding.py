@@ -15,7 +15,7 @@ from arraycodec.primitives.entropy.layout import SMALL, Layout, layout_of, piece
 from arraycodec.primitives.entropy.plan import HUFFMAN, NONE
 from arraycodec.primitives.entropy.rest import load_rest
 from arraycodec.primitives.jit import inlined, kernel
-from arraycodec.primitives.memory import bits
+from arraycodec.primitives.memory import bits, read_only
 from arraycodec.primitives.threads import split
 from arraycodec.spec import ArraySpec
 
@@ -114,7 +114,7 @@ def decode_streams(
         order = order[np.argsort(found.labels[found.firsts[first:last]], kind="stable")]
     starts = found.streams.starts[first:last] - origin if local is None else local
     wrong = decode_kernel(
-        order, first, starts, found.streams.lengths, found.places, tools, data, found.chunks, found.zeros,
+        order, first, starts, found.streams.lengths, found.places, tools, data, found.chunks, read_only(found.zeros),
         raw, plan.rest, plan.arrangement, constants(plan, out.dtype), words[: plan.palette], plan.lone_symbol, out,
     )  # fmt: skip
     if wrong >= 0:

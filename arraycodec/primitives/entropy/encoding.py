@@ -15,6 +15,7 @@ from arraycodec.primitives.entropy.layout import gaps_of, pieces_of
 from arraycodec.primitives.entropy.plan import ANS, HUFFMAN, NONE, SLACK, Choice, Plan, Streams
 from arraycodec.primitives.entropy.rest import chunk_places, cut_rest
 from arraycodec.primitives.jit import inlined, kernel
+from arraycodec.primitives.memory import read_only
 from arraycodec.primitives.threads import split
 
 
@@ -64,7 +65,7 @@ def _likely(plan: Plan, table: np.ndarray) -> int:
 
 def encode(words: np.ndarray, choice: Choice) -> dict[str, np.ndarray]:
     """The planes of an array of words."""
-    plan, size = choice.plan, words.size
+    plan, size, palette = choice.plan, words.size, read_only(choice.palette)
     streams = plan.streams(size)
     count = streams.starts.size
     zeros = choice.zeros if plan.zeros else np.zeros(count, np.uint8)
@@ -84,7 +85,7 @@ def encode(words: np.ndarray, choice: Choice) -> dict[str, np.ndarray]:
             room = int(lengths.sum()) * plan.bits // 8 + 16 * (high - low) + 2 * SLACK if plan.coder else 0
             out, places = np.empty(room, np.uint8), np.empty(int(lengths.sum()) * (1 + plan.lone), np.int32)
             used, found = encode_kernel(
-                source, starts, lengths, low, tools, zeros, plan.rest, plan.arrangement, c, choice.palette,
+                read_only(source), starts, lengths, low, tools, zeros, plan.rest, plan.arrangement, c, palette,
                 plan.lone_symbol, chunks, raw, index, out, places,
             )  # fmt: skip
             parts[at] = out[:used]
